@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from llm_service.node_answers import NodeAnswers, NodeLogits
-from llm_service.session import PendingWork, Session
+from llm_service.session import PendingWork
 from specgrove.kernels.sampling import top_k_log_probs
 from specgrove.loop.verifier_knowledge import RowTopK
 
 
-def union_of(known: tuple[int, ...], sessions: Iterable[Session]) -> tuple[int, ...]:
-    """Layers that sessions ask for, with those that were ``known`` before: passes that differ in them would each need a program."""
-    asked = {layer for session in sessions for layer in session.hidden_layers}
+def union_of(known: tuple[int, ...], works: Iterable[PendingWork]) -> tuple[int, ...]:
+    """Layers that items ask for, with those that were ``known`` before: passes that differ in them would each need a program."""
+    asked = {layer for pending in works for layer in pending.hidden_layers}
     return known if asked.issubset(known) else tuple(sorted(asked.union(known)))
 
 
-def positions_to_tell(session: Session, start: int, end: int) -> range:
+def positions_to_tell(pending: PendingWork, start: int, end: int) -> range:
     """Of the rows of a chunk, those of tokens ``start`` to ``end - 1``, the ones whose hidden states are still to be told."""
-    if not session.hidden_layers:
+    if not pending.hidden_layers:
         return range(0)
+    session = pending.session
     first = max(start, session.hidden_start)
     return range(first, max(min(end, session.hidden_end), first))
 

@@ -55,7 +55,8 @@ class Items:
             opened = Session.of(work.session_id, work.session)
             opened.structure = self._structures.of(work.session.sampling)
             opened.hidden_end = len(work.new_token_ids) - 1
-            opened.hidden_start = max(opened.hidden_end - work.session.hidden_window, 0)
+            window = work.session.hidden_window if work.tells_hidden_states else 0
+            opened.hidden_start = max(opened.hidden_end - window, 0)
             self.close_session(work.session_id)
             self._room.open(opened, before)
         session = self._room.get(work.session_id)

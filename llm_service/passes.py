@@ -53,7 +53,7 @@ class PassPart:
     @property
     def tells_hidden_states(self) -> bool:
         """Whether the pass must hand out hidden states for it."""
-        return bool(self.hidden_positions or (self.tree_slots and self.pending.session.hidden_layers))
+        return bool(self.hidden_positions or (self.tree_slots and self.pending.hidden_layers))
 
     @classmethod
     def of(cls, planned: PlannedPart, slots: list[int]) -> PassPart:
@@ -111,7 +111,7 @@ def _built(
 ) -> tuple[Pass, PassRows]:
     rows = builder.build()
     if any(part.tells_hidden_states for part in parts):
-        rows.hidden_layers = union_of(hidden_layers, (part.pending.session for part in parts))
+        rows.hidden_layers = union_of(hidden_layers, (part.pending for part in parts))
     return Pass(parts, started_s, rows.num_rows, rows.hidden_layers), rows
 
 
@@ -121,7 +121,7 @@ def _added(builder: PassBuilder, part: PassPart, *, choices_are_cheap: bool) -> 
     known = session.known_after(part.start, len(session.slots))
     first_place = part.start + 1 + min(known, default=0)
     places = range(first_place, first_place + len(known))
-    hidden_positions = positions_to_tell(session, part.start, len(session.slots))
+    hidden_positions = positions_to_tell(pending, part.start, len(session.slots))
     first_row = builder.num_rows
     if not part.tree_slots:
         builder.add(session.slots, chunk, known=known)
@@ -180,15 +180,14 @@ class FinishedPass:
         return self._hidden_states(part, positions.start, range(first_row, first_row + len(positions)))
 
     def hidden_states_of_path(self, part: PassPart, accepted_nodes: Sequence[int]) -> HiddenStates | None:
-        """Of the root and the accepted nodes of a part's tree, where its session wants them."""
-        session = part.pending.session
-        if not session.hidden_layers:
+        """Of the root and the accepted nodes of a part's tree, where its item wants them."""
+        if not part.pending.hidden_layers:
             return None
         rows = rows_on_path(part.first_node_row, accepted_nodes)
-        return self._hidden_states(part, len(session.token_ids) - 1, rows)
+        return self._hidden_states(part, len(part.pending.session.token_ids) - 1, rows)
 
     def _hidden_states(self, part: PassPart, first_position: int, rows: Sequence[int]) -> HiddenStates:
-        layers = part.pending.session.hidden_layers
+        layers = part.pending.hidden_layers
         assert self.hidden_values is not None, "the pass was begun so"
         places = [self.hidden_layers.index(layer) for layer in layers]
         return HiddenStates(first_position, len(rows), layers, self.hidden_values.of(rows, places))

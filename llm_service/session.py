@@ -178,6 +178,8 @@ class PendingWork:
     num_left_out: int = 0
     may_leave_out: bool = False
     """Whether nodes may be left out that are not worth their rows."""
+    hidden_layers: tuple[int, ...] = ()
+    """Those whose hidden states are told with its answers: the session's, or none."""
     num_steps_left: int = 1
     """Steps still to be made; ``tree`` belongs to the next one, those after it are steps ahead."""
     has_masks: bool = True
@@ -199,6 +201,7 @@ class PendingWork:
             work.tree,
             deadline_s,
             may_leave_out=work.may_leave_out_nodes,
+            hidden_layers=session.hidden_layers if work.tells_hidden_states else (),
             num_steps_left=work.num_steps,
         )
         pending.ask_for_masks()

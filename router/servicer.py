@@ -253,17 +253,18 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         if is_adaptive(options, self._trees) and not (options.disabled or options.ssms):
             choose_ssms = self.pauses.choice_for(lambda: self._ssms.present_ssms)
         wanted = options if choose_ssms is None else replace(options, ssms=choose_ssms())
+        wishes = self._ssms.wishes_of(wanted)
         return Session(
             request,
             self._ssms.drafters_for(options),
             self._verifier,
-            policy_for(request, self._trees, self._measurements, max_num_nodes),
+            policy_for(request, self._trees, self._measurements, max_num_nodes, wishes),
             vocab_size=model.vocab_size,
             max_model_len=model.max_model_len,
             correct=functools.partial(
                 self._measurements.calibration.corrected, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE
             ),
-            wishes=self._ssms.wishes_of(wanted),
+            wishes=wishes,
             choose_ssms=choose_ssms,
             hidden_room=self.hidden_room,
         )

@@ -16,15 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from router.config import TreeConfig
+from router.hidden_state_wish import HiddenStateWish
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from router.tree_gains import TreeGains, TreePromises, num_levels_of
 from specgrove.loop.output import Probe, Step
 from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import GenerationRequest, SpeculationOptions
+from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
 from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreePrices, TreeShape
 from specgrove.ranges import MIN_TEMPERATURE
 
-_NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
+_NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD, wants_hidden_states=False)
 # A choice to draft holds for this many steps. One not to draft holds while the verifier goes on by itself.
 _NUM_STEPS_PER_CHOICE = 4
 # After a probe that was accepted, the next question comes after fewer steps.
@@ -82,10 +84,14 @@ class AdaptiveTreePolicy:
         times: SessionTimes,
         *,
         ssms: tuple[str, ...] = (),
+        reads_hidden_states: bool = False,
         num_prompt_tokens: int = 0,
         max_tokens: int = _TYPICAL_NUM_TOKENS,
     ) -> None:
-        """``ssms`` are those that the client asked for, which are never paused; empty: all, as long as they are worth their time."""
+        """``ssms`` are those that the client asked for, which are never paused; empty: all, as long as they are worth their time.
+
+        ``reads_hidden_states``: whether one of those that may draft does.
+        """
         self._bounds = bounds
         self._times = times
         self._exploration = times.shared.exploration
@@ -99,6 +105,7 @@ class AdaptiveTreePolicy:
         self._was_hit = False
         self._num_unread_tokens = num_prompt_tokens
         self._num_tokens_left = min(max_tokens, _TYPICAL_NUM_TOKENS)
+        self._wish = HiddenStateWish(is_read=reads_hidden_states)
 
     def shape(self) -> TreeShape:
         """The shape for the next step; where it is empty, the number of steps that it holds for, and perhaps a probe."""
@@ -113,6 +120,7 @@ class AdaptiveTreePolicy:
         self._times.observe(step)
         if self._pauses is not None and has_begun:
             self._pauses.observe(step)
+        self._wish.observe(len(step.tokens), reads_prompt=not has_begun)
         self._num_unread_tokens += len(step.tokens)
         self._num_tokens_left = max(self._num_tokens_left - len(step.tokens), 1)
         if step.reading is not None:
@@ -162,7 +170,8 @@ class AdaptiveTreePolicy:
         load = self._times.load
         self._trial = None
         if not load.row_times.is_known:
-            self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=1), 1
+            self._wish.want()
+            self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=1, wants_hidden_states=True), 1
             return
         best = self._best(load, min_gain=1.0 if self._is_drafting else _MIN_GAIN)
         self._is_drafting = best is not None and (self._is_drafting or self._pays_for_reading(best, load))
@@ -172,8 +181,18 @@ class AdaptiveTreePolicy:
                 self._num_steps_to_choice = 1  # when the prompt has been read others may have come
         else:
             self._choose_not_to_draft(load)
+        is_asking = self._is_drafting and not self._times.has_begun  # the first tree comes after the prompt, whose states are told
+        if self._wish.is_on and self._wish.num_missing and not is_asking:
+            self._wait_to_draft()
+
+    def _wait_to_draft(self) -> None:
+        """Till drafters have been told what they read: the verifier goes on without a tree meanwhile."""
+        num_steps = self._wish.num_missing if self._times.has_begun else 1
+        self._choice = replace(_NO_TREE, num_steps=num_steps, wants_hidden_states=True)
+        self._num_steps_to_choice, self._trial = 1, None
 
     def _choose_to_draft(self, best: _Candidate, load: ReplicaLoad) -> None:
+        self._wish.want()
         # Good trees may be larger than those that pay by the mean. Which nodes are verified is settled when they are there.
         num_asked = min(max(_NODES_ASKED * best.shape.max_num_nodes, _MIN_NODES_ASKED), self._bounds.max_num_nodes)
         self._choice, self._num_steps_to_choice = replace(best.shape, max_num_nodes=num_asked), _NUM_STEPS_PER_CHOICE
@@ -184,19 +203,23 @@ class AdaptiveTreePolicy:
         may_check = self._exploration.is_affordable or is_doubtful
         if is_unseen or (may_check and self._usual_ms(load, _OPTIMISM) < best.ms_per_token):
             # Without trees it may be as fast: how fast is that by now?
-            self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=_NUM_TRIAL_STEPS), 1
-            self._trial = best.ms_per_token
+            self._choice = replace(_NO_TREE, num_steps=_NUM_TRIAL_STEPS, wants_hidden_states=True)
+            self._num_steps_to_choice, self._trial = 1, best.ms_per_token
 
     def _choose_not_to_draft(self, load: ReplicaLoad) -> None:
         self._num_steps_to_choice = 1
         self._choice = replace(_NO_TREE, num_steps=_NUM_STEPS_AFTER_HIT) if self._was_hit else _NO_TREE
-        if not self._exploration.is_affordable:
-            return
-        trial = self._best(load, hope_of_times=_OPTIMISM) if self._times.has_begun else None
+        can_explore = self._exploration.is_affordable
+        trial = self._best(load, hope_of_times=_OPTIMISM) if can_explore and self._times.has_begun else None
+        hoped = self._best(load, hope_of_gains=_OPTIMISM) if can_explore and trial is None else None
         if trial is not None:
+            self._wish.want()
             self._choice, self._trial = trial.shape, self._usual_ms(load)
-        elif (hoped := self._best(load, hope_of_gains=_OPTIMISM)) is not None:
-            self._choice = replace(self._choice, probe=hoped.shape)
+        elif hoped is not None:
+            self._wish.want()
+            self._choice = replace(self._choice, probe=hoped.shape, wants_hidden_states=True)
+        else:
+            self._wish.drop()
 
     def _pays_for_reading(self, best: _Candidate, load: ReplicaLoad) -> bool:
         """Whether the output will gain what it takes the drafters to read what they lack."""
@@ -251,9 +274,13 @@ def is_adaptive(options: SpeculationOptions, config: TreeConfig) -> bool:
 
 
 def policy_for(
-    request: GenerationRequest, config: TreeConfig, measurements: Measurements, max_num_nodes: int
+    request: GenerationRequest,
+    config: TreeConfig,
+    measurements: Measurements,
+    max_num_nodes: int,
+    wishes: DrafterWishes = NO_WISHES,
 ) -> TreePolicy:
-    """A request's policy; no tree has more than ``max_num_nodes``, which are the service's."""
+    """A request's policy; no tree has more than ``max_num_nodes``, which are the service's. ``wishes`` are those of its drafters."""
     options, times = (
         request.speculation,
         SessionTimes(measurements, request.session_id, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE),
@@ -271,6 +298,7 @@ def policy_for(
         shape,
         times,
         ssms=options.ssms,
+        reads_hidden_states=bool(wishes.hidden_layers),
         num_prompt_tokens=len(request.prompt_token_ids),
         max_tokens=request.max_tokens,
     )

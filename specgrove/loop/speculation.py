@@ -87,9 +87,7 @@ class Session:
                 self._steps.put_nowait(step)  # now that drafters are asked: the caller works while they do
             tree = await drafts.merged()  # drafters that go ahead grow it while it is verified: for the next one
             verify_started_s = time.perf_counter()
-            verdict = await self._verifying.verify(
-                committed, tree.tree, shape.num_steps, may_leave_out_nodes=shape.prices is not None
-            )
+            verdict = await self._verifying.verify(committed, tree.tree, shape)
             if tree.tree.num_nodes > 1:
                 self._drafting.note_verified((time.perf_counter() - verify_started_s) * 1e3)
             step = self._step(verdict, tree, num_left, started_s)

@@ -14,7 +14,7 @@ from specgrove.loop.deadlines import remaining_ms
 from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
-from specgrove.loop.works import PromptProgress, SessionParams, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, SessionParams, TreeShape, Verdict, VerifyWork
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _MAX_NUM_REPLAYS = 20
 # A request that what computes it died of, or failed with, is replayed once.
 _MAX_NUM_LOSSES = 2
+_NO_TREE = TreeShape(max_num_nodes=0, max_depth=0)
 
 
 class VerifierSession(Protocol):
@@ -90,25 +91,24 @@ class Verifying:
         self._is_suspect = False
         self._num_losses = 0
         self._num_steps_left = 0  # of the work under way, as far as it is known
+        self._shape = _NO_TREE  # what that work was asked for
         self.is_ahead = False
         """Whether the verifier makes the next step already, without a tree."""
         self.num_replays = 0
         """How often the committed tokens had to be sent anew for the last answer."""
 
-    async def verify(
-        self, committed: list[int], tree: TokenTree, num_steps: int, *, may_leave_out_nodes: bool = False
-    ) -> Verdict | PromptProgress:
-        """The next verdict, or the progress made towards it.
+    async def verify(self, committed: list[int], tree: TokenTree, shape: TreeShape) -> Verdict | PromptProgress:
+        """The next verdict on a tree of this shape, or the progress made towards it.
 
-        Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty and ``num_steps`` counts no more.
+        Up to ``shape.num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty and ``shape`` counts no more.
         """
         if not self.is_ahead:
-            self._num_steps_left = num_steps
+            self._num_steps_left, self._shape = shape.num_steps, shape
         for num_replays in range(_MAX_NUM_REPLAYS):
             self.num_replays = num_replays
             try:
                 if not self.is_ahead:
-                    await self._session.ask(self._work(committed, tree, may_leave_out_nodes))
+                    await self._session.ask(self._work(committed, tree))
                     self.is_ahead = True
                 answer = self._checked(await self._next_answer(), len(committed))
                 if isinstance(answer, Verdict):
@@ -181,7 +181,7 @@ class Verifying:
         if self._num_losses >= _MAX_NUM_LOSSES:
             raise InternalError(f"this request made the service fail twice ({error})") from error
 
-    def _work(self, committed: list[int], tree: TokenTree, may_leave_out_nodes: bool) -> VerifyWork:
+    def _work(self, committed: list[int], tree: TokenTree) -> VerifyWork:
         base = self._held_len
         return VerifyWork(
             session_id=self._request.session_id,
@@ -192,7 +192,8 @@ class Verifying:
             timeout_ms=remaining_ms(self._request.deadline_s),
             num_steps=self._num_steps_left,
             is_suspect=self._is_suspect,
-            may_leave_out_nodes=may_leave_out_nodes,
+            may_leave_out_nodes=self._shape.prices is not None,
+            tells_hidden_states=self._shape.wants_hidden_states,
         )
 
     def _params_to_open(self) -> SessionParams:

@@ -42,6 +42,8 @@ class TreeShape:
     num_steps: int = 1
     probe: TreeShape | None = None
     prices: TreePrices | None = None
+    wants_hidden_states: bool = True
+    """Whether the verifier shall tell hidden states meanwhile, where SSMs read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class VerifyWork:
     is_suspect: bool = False
     may_leave_out_nodes: bool = False
     """Whether nodes may be left out whose rows are not worth their time to all sessions together."""
+    tells_hidden_states: bool = True
+    """Whether those that the session's parameters name are wanted with its answers, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from specgrove.v1 import token_tree_pb2 as specgrove_dot_v1_dot_token__tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16specgrove/v1/llm.proto\x12\x0cspecgrove.v1\x1a\x1dspecgrove/v1/token_tree.proto\"W\n\rVerifyRequest\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.specgrove.v1.VerifyItem\x12\x1d\n\x15\x66inish_early_item_ids\x18\x02 \x03(\x04\"\xef\x01\n\nVerifyItem\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\r\x12\x15\n\rnew_token_ids\x18\x04 \x03(\r\x12%\n\x04tree\x18\x05 \x01(\x0b\x32\x17.specgrove.v1.TokenTree\x12,\n\x07session\x18\x06 \x01(\x0b\x32\x1b.specgrove.v1.SessionParams\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x1b\n\x13may_leave_out_nodes\x18\t \x01(\x08\"\x9c\x03\n\rSessionParams\x12.\n\x08sampling\x18\x01 \x01(\x0b\x32\x1c.specgrove.v1.SamplingParams\x12\x12\n\nprompt_len\x18\x02 \x01(\r\x12\x17\n\x0fprompt_progress\x18\x03 \x01(\x08\x12!\n\x14num_prompt_log_probs\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x16prompt_log_probs_start\x18\x05 \x01(\r\x12\x15\n\rhidden_layers\x18\x06 \x03(\r\x12\x15\n\rhidden_window\x18\x07 \x01(\r\x12\x15\n\rnum_row_top_k\x18\x08 \x01(\r\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x44\n\rtrace_context\x18\x0f \x03(\x0b\x32-.specgrove.v1.SessionParams.TraceContextEntry\x1a\x33\n\x11TraceContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x17\n\x15_num_prompt_log_probs\"=\n\x0eVerifyResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.specgrove.v1.VerifyResult\"\xc4\x01\n\x0cVerifyResult\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12(\n\x07verdict\x18\x03 \x01(\x0b\x32\x15.specgrove.v1.VerdictH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.specgrove.v1.WorkErrorH\x00\x12\x30\n\x08progress\x18\x05 \x01(\x0b\x32\x1c.specgrove.v1.PromptProgressH\x00\x42\t\n\x07outcome\"\x9b\x01\n\x0ePromptProgress\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x17\n\x0flog_probs_start\x18\x02 \x01(\r\x12)\n\tlog_probs\x18\x03 \x03(\x0b\x32\x16.specgrove.v1.LogProbs\x12\x31\n\rhidden_states\x18\x04 \x01(\x0b\x32\x1a.specgrove.v1.HiddenStates\"\xca\x02\n\x07Verdict\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x16\n\x0e\x61\x63\x63\x65pted_nodes\x18\x03 \x03(\r\x12)\n\tlog_probs\x18\x04 \x03(\x0b\x32\x16.specgrove.v1.LogProbs\x12\x0f\n\x07pass_ms\x18\x05 \x01(\x02\x12\x15\n\rpass_num_rows\x18\x06 \x01(\r\x12\x31\n\rhidden_states\x18\x07 \x01(\x0b\x32\x1a.specgrove.v1.HiddenStates\x12\x10\n\x08has_more\x18\x08 \x01(\x08\x12\x11\n\tnum_steps\x18\t \x01(\r\x12(\n\trow_top_k\x18\n \x03(\x0b\x32\x15.specgrove.v1.RowTopK\x12\x16\n\x0eleft_out_nodes\x18\x0b \x03(\r\x12\x19\n\x11num_cached_tokens\x18\x0c \x01(\r\"\x1f\n\x1dLlmServiceGetModelInfoRequest\"\xfd\x03\n\x1eLlmServiceGetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x14\n\x0cvocab_sha256\x18\x07 \x01(\t\x12\x11\n\tnum_slots\x18\x08 \x01(\r\x12\x16\n\x0enum_parameters\x18\t \x01(\x04\x12\x1a\n\x12max_num_tree_nodes\x18\n \x01(\r\x12\x1a\n\x12\x63hat_end_token_ids\x18\x0b \x03(\r\x12\x10\n\x08numerics\x18\x0c \x03(\t\x12\x18\n\x10protocol_version\x18\r \x01(\r\x12:\n\x14recommended_sampling\x18\x0e \x01(\x0b\x32\x1c.specgrove.v1.SamplingParams\x12\x15\n\rhidden_layers\x18\x0f \x03(\r\x12\x13\n\x0bhidden_size\x18\x10 \x01(\r\x12\x12\n\nnum_layers\x18\x11 \x01(\r\x12\x19\n\x11max_num_row_top_k\x18\x12 \x01(\r\x12)\n\x05place\x18\x13 \x01(\x0b\x32\x1a.specgrove.v1.ComputePlace\"\x15\n\x13GetTokenizerRequest\":\n\x14GetTokenizerResponse\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"\x19\n\x17LlmServiceWarmupRequest\"[\n\x18LlmServiceWarmupResponse\x12*\n\npass_times\x18\x01 \x03(\x0b\x32\x16.specgrove.v1.PassTime\x12\x13\n\x0bis_complete\x18\x02 \x01(\x08\"\x1a\n\x18LlmServiceGetLoadRequest\"=\n\x19LlmServiceGetLoadResponse\x12 \n\x04load\x18\x01 \x01(\x0b\x32\x12.specgrove.v1.Load\"3\n\x1dLlmServiceCloseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\" \n\x1eLlmServiceCloseSessionResponse2\xb9\x04\n\nLlmService\x12G\n\x06Verify\x12\x1b.specgrove.v1.VerifyRequest\x1a\x1c.specgrove.v1.VerifyResponse(\x01\x30\x01\x12i\n\x0cGetModelInfo\x12+.specgrove.v1.LlmServiceGetModelInfoRequest\x1a,.specgrove.v1.LlmServiceGetModelInfoResponse\x12W\n\x0cGetTokenizer\x12!.specgrove.v1.GetTokenizerRequest\x1a\".specgrove.v1.GetTokenizerResponse0\x01\x12W\n\x06Warmup\x12%.specgrove.v1.LlmServiceWarmupRequest\x1a&.specgrove.v1.LlmServiceWarmupResponse\x12Z\n\x07GetLoad\x12&.specgrove.v1.LlmServiceGetLoadRequest\x1a\'.specgrove.v1.LlmServiceGetLoadResponse\x12i\n\x0c\x43loseSession\x12+.specgrove.v1.LlmServiceCloseSessionRequest\x1a,.specgrove.v1.LlmServiceCloseSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16specgrove/v1/llm.proto\x12\x0cspecgrove.v1\x1a\x1dspecgrove/v1/token_tree.proto\"W\n\rVerifyRequest\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.specgrove.v1.VerifyItem\x12\x1d\n\x15\x66inish_early_item_ids\x18\x02 \x03(\x04\"\x8e\x02\n\nVerifyItem\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\r\x12\x15\n\rnew_token_ids\x18\x04 \x03(\r\x12%\n\x04tree\x18\x05 \x01(\x0b\x32\x17.specgrove.v1.TokenTree\x12,\n\x07session\x18\x06 \x01(\x0b\x32\x1b.specgrove.v1.SessionParams\x12\x12\n\ntimeout_ms\x18\x07 \x01(\r\x12\x11\n\tnum_steps\x18\x08 \x01(\r\x12\x1b\n\x13may_leave_out_nodes\x18\t \x01(\x08\x12\x1d\n\x15without_hidden_states\x18\n \x01(\x08\"\x9c\x03\n\rSessionParams\x12.\n\x08sampling\x18\x01 \x01(\x0b\x32\x1c.specgrove.v1.SamplingParams\x12\x12\n\nprompt_len\x18\x02 \x01(\r\x12\x17\n\x0fprompt_progress\x18\x03 \x01(\x08\x12!\n\x14num_prompt_log_probs\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x16prompt_log_probs_start\x18\x05 \x01(\r\x12\x15\n\rhidden_layers\x18\x06 \x03(\r\x12\x15\n\rhidden_window\x18\x07 \x01(\r\x12\x15\n\rnum_row_top_k\x18\x08 \x01(\r\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x44\n\rtrace_context\x18\x0f \x03(\x0b\x32-.specgrove.v1.SessionParams.TraceContextEntry\x1a\x33\n\x11TraceContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x17\n\x15_num_prompt_log_probs\"=\n\x0eVerifyResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.specgrove.v1.VerifyResult\"\xc4\x01\n\x0cVerifyResult\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12(\n\x07verdict\x18\x03 \x01(\x0b\x32\x15.specgrove.v1.VerdictH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.specgrove.v1.WorkErrorH\x00\x12\x30\n\x08progress\x18\x05 \x01(\x0b\x32\x1c.specgrove.v1.PromptProgressH\x00\x42\t\n\x07outcome\"\x9b\x01\n\x0ePromptProgress\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x17\n\x0flog_probs_start\x18\x02 \x01(\r\x12)\n\tlog_probs\x18\x03 \x03(\x0b\x32\x16.specgrove.v1.LogProbs\x12\x31\n\rhidden_states\x18\x04 \x01(\x0b\x32\x1a.specgrove.v1.HiddenStates\"\xca\x02\n\x07Verdict\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x16\n\x0e\x61\x63\x63\x65pted_nodes\x18\x03 \x03(\r\x12)\n\tlog_probs\x18\x04 \x03(\x0b\x32\x16.specgrove.v1.LogProbs\x12\x0f\n\x07pass_ms\x18\x05 \x01(\x02\x12\x15\n\rpass_num_rows\x18\x06 \x01(\r\x12\x31\n\rhidden_states\x18\x07 \x01(\x0b\x32\x1a.specgrove.v1.HiddenStates\x12\x10\n\x08has_more\x18\x08 \x01(\x08\x12\x11\n\tnum_steps\x18\t \x01(\r\x12(\n\trow_top_k\x18\n \x03(\x0b\x32\x15.specgrove.v1.RowTopK\x12\x16\n\x0eleft_out_nodes\x18\x0b \x03(\r\x12\x19\n\x11num_cached_tokens\x18\x0c \x01(\r\"\x1f\n\x1dLlmServiceGetModelInfoRequest\"\xfd\x03\n\x1eLlmServiceGetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x14\n\x0cvocab_sha256\x18\x07 \x01(\t\x12\x11\n\tnum_slots\x18\x08 \x01(\r\x12\x16\n\x0enum_parameters\x18\t \x01(\x04\x12\x1a\n\x12max_num_tree_nodes\x18\n \x01(\r\x12\x1a\n\x12\x63hat_end_token_ids\x18\x0b \x03(\r\x12\x10\n\x08numerics\x18\x0c \x03(\t\x12\x18\n\x10protocol_version\x18\r \x01(\r\x12:\n\x14recommended_sampling\x18\x0e \x01(\x0b\x32\x1c.specgrove.v1.SamplingParams\x12\x15\n\rhidden_layers\x18\x0f \x03(\r\x12\x13\n\x0bhidden_size\x18\x10 \x01(\r\x12\x12\n\nnum_layers\x18\x11 \x01(\r\x12\x19\n\x11max_num_row_top_k\x18\x12 \x01(\r\x12)\n\x05place\x18\x13 \x01(\x0b\x32\x1a.specgrove.v1.ComputePlace\"\x15\n\x13GetTokenizerRequest\":\n\x14GetTokenizerResponse\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"\x19\n\x17LlmServiceWarmupRequest\"[\n\x18LlmServiceWarmupResponse\x12*\n\npass_times\x18\x01 \x03(\x0b\x32\x16.specgrove.v1.PassTime\x12\x13\n\x0bis_complete\x18\x02 \x01(\x08\"\x1a\n\x18LlmServiceGetLoadRequest\"=\n\x19LlmServiceGetLoadResponse\x12 \n\x04load\x18\x01 \x01(\x0b\x32\x12.specgrove.v1.Load\"3\n\x1dLlmServiceCloseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\" \n\x1eLlmServiceCloseSessionResponse2\xb9\x04\n\nLlmService\x12G\n\x06Verify\x12\x1b.specgrove.v1.VerifyRequest\x1a\x1c.specgrove.v1.VerifyResponse(\x01\x30\x01\x12i\n\x0cGetModelInfo\x12+.specgrove.v1.LlmServiceGetModelInfoRequest\x1a,.specgrove.v1.LlmServiceGetModelInfoResponse\x12W\n\x0cGetTokenizer\x12!.specgrove.v1.GetTokenizerRequest\x1a\".specgrove.v1.GetTokenizerResponse0\x01\x12W\n\x06Warmup\x12%.specgrove.v1.LlmServiceWarmupRequest\x1a&.specgrove.v1.LlmServiceWarmupResponse\x12Z\n\x07GetLoad\x12&.specgrove.v1.LlmServiceGetLoadRequest\x1a\'.specgrove.v1.LlmServiceGetLoadResponse\x12i\n\x0c\x43loseSession\x12+.specgrove.v1.LlmServiceCloseSessionRequest\x1a,.specgrove.v1.LlmServiceCloseSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,39 +37,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_start=71
   _globals['_VERIFYREQUEST']._serialized_end=158
   _globals['_VERIFYITEM']._serialized_start=161
-  _globals['_VERIFYITEM']._serialized_end=400
-  _globals['_SESSIONPARAMS']._serialized_start=403
-  _globals['_SESSIONPARAMS']._serialized_end=815
-  _globals['_SESSIONPARAMS_TRACECONTEXTENTRY']._serialized_start=739
-  _globals['_SESSIONPARAMS_TRACECONTEXTENTRY']._serialized_end=790
-  _globals['_VERIFYRESPONSE']._serialized_start=817
-  _globals['_VERIFYRESPONSE']._serialized_end=878
-  _globals['_VERIFYRESULT']._serialized_start=881
-  _globals['_VERIFYRESULT']._serialized_end=1077
-  _globals['_PROMPTPROGRESS']._serialized_start=1080
-  _globals['_PROMPTPROGRESS']._serialized_end=1235
-  _globals['_VERDICT']._serialized_start=1238
-  _globals['_VERDICT']._serialized_end=1568
-  _globals['_LLMSERVICEGETMODELINFOREQUEST']._serialized_start=1570
-  _globals['_LLMSERVICEGETMODELINFOREQUEST']._serialized_end=1601
-  _globals['_LLMSERVICEGETMODELINFORESPONSE']._serialized_start=1604
-  _globals['_LLMSERVICEGETMODELINFORESPONSE']._serialized_end=2113
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=2115
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=2136
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=2138
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=2196
-  _globals['_LLMSERVICEWARMUPREQUEST']._serialized_start=2198
-  _globals['_LLMSERVICEWARMUPREQUEST']._serialized_end=2223
-  _globals['_LLMSERVICEWARMUPRESPONSE']._serialized_start=2225
-  _globals['_LLMSERVICEWARMUPRESPONSE']._serialized_end=2316
-  _globals['_LLMSERVICEGETLOADREQUEST']._serialized_start=2318
-  _globals['_LLMSERVICEGETLOADREQUEST']._serialized_end=2344
-  _globals['_LLMSERVICEGETLOADRESPONSE']._serialized_start=2346
-  _globals['_LLMSERVICEGETLOADRESPONSE']._serialized_end=2407
-  _globals['_LLMSERVICECLOSESESSIONREQUEST']._serialized_start=2409
-  _globals['_LLMSERVICECLOSESESSIONREQUEST']._serialized_end=2460
-  _globals['_LLMSERVICECLOSESESSIONRESPONSE']._serialized_start=2462
-  _globals['_LLMSERVICECLOSESESSIONRESPONSE']._serialized_end=2494
-  _globals['_LLMSERVICE']._serialized_start=2497
-  _globals['_LLMSERVICE']._serialized_end=3066
+  _globals['_VERIFYITEM']._serialized_end=431
+  _globals['_SESSIONPARAMS']._serialized_start=434
+  _globals['_SESSIONPARAMS']._serialized_end=846
+  _globals['_SESSIONPARAMS_TRACECONTEXTENTRY']._serialized_start=770
+  _globals['_SESSIONPARAMS_TRACECONTEXTENTRY']._serialized_end=821
+  _globals['_VERIFYRESPONSE']._serialized_start=848
+  _globals['_VERIFYRESPONSE']._serialized_end=909
+  _globals['_VERIFYRESULT']._serialized_start=912
+  _globals['_VERIFYRESULT']._serialized_end=1108
+  _globals['_PROMPTPROGRESS']._serialized_start=1111
+  _globals['_PROMPTPROGRESS']._serialized_end=1266
+  _globals['_VERDICT']._serialized_start=1269
+  _globals['_VERDICT']._serialized_end=1599
+  _globals['_LLMSERVICEGETMODELINFOREQUEST']._serialized_start=1601
+  _globals['_LLMSERVICEGETMODELINFOREQUEST']._serialized_end=1632
+  _globals['_LLMSERVICEGETMODELINFORESPONSE']._serialized_start=1635
+  _globals['_LLMSERVICEGETMODELINFORESPONSE']._serialized_end=2144
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=2146
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=2167
+  _globals['_GETTOKENIZERRESPONSE']._serialized_start=2169
+  _globals['_GETTOKENIZERRESPONSE']._serialized_end=2227
+  _globals['_LLMSERVICEWARMUPREQUEST']._serialized_start=2229
+  _globals['_LLMSERVICEWARMUPREQUEST']._serialized_end=2254
+  _globals['_LLMSERVICEWARMUPRESPONSE']._serialized_start=2256
+  _globals['_LLMSERVICEWARMUPRESPONSE']._serialized_end=2347
+  _globals['_LLMSERVICEGETLOADREQUEST']._serialized_start=2349
+  _globals['_LLMSERVICEGETLOADREQUEST']._serialized_end=2375
+  _globals['_LLMSERVICEGETLOADRESPONSE']._serialized_start=2377
+  _globals['_LLMSERVICEGETLOADRESPONSE']._serialized_end=2438
+  _globals['_LLMSERVICECLOSESESSIONREQUEST']._serialized_start=2440
+  _globals['_LLMSERVICECLOSESESSIONREQUEST']._serialized_end=2491
+  _globals['_LLMSERVICECLOSESESSIONRESPONSE']._serialized_start=2493
+  _globals['_LLMSERVICECLOSESESSIONRESPONSE']._serialized_end=2525
+  _globals['_LLMSERVICE']._serialized_start=2528
+  _globals['_LLMSERVICE']._serialized_end=3097
 # @@protoc_insertion_point(module_scope)

@@ -16,7 +16,7 @@ class VerifyRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[VerifyItem, _Mapping]]] = ..., finish_early_item_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class VerifyItem(_message.Message):
-    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "tree", "session", "timeout_ms", "num_steps", "may_leave_out_nodes")
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "tree", "session", "timeout_ms", "num_steps", "may_leave_out_nodes", "without_hidden_states")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class VerifyItem(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAY_LEAVE_OUT_NODES_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     item_id: int
     base: int
@@ -35,7 +36,8 @@ class VerifyItem(_message.Message):
     timeout_ms: int
     num_steps: int
     may_leave_out_nodes: bool
-    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ..., may_leave_out_nodes: _Optional[bool] = ...) -> None: ...
+    without_hidden_states: bool
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ..., may_leave_out_nodes: _Optional[bool] = ..., without_hidden_states: _Optional[bool] = ...) -> None: ...
 
 class SessionParams(_message.Message):
     __slots__ = ("sampling", "prompt_len", "prompt_progress", "num_prompt_log_probs", "prompt_log_probs_start", "hidden_layers", "hidden_window", "num_row_top_k", "cache_salt", "trace_context")

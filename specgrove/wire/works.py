@@ -126,6 +126,7 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
         timeout_ms=work.timeout_ms or 0,
         num_steps=work.num_steps,
         may_leave_out_nodes=work.may_leave_out_nodes,
+        without_hidden_states=not work.tells_hidden_states,
     )
 
 
@@ -149,6 +150,7 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
         timeout_ms=item.timeout_ms or None,
         num_steps=item.num_steps or 1,
         may_leave_out_nodes=item.may_leave_out_nodes,
+        tells_hidden_states=not item.without_hidden_states,
     )
 
 

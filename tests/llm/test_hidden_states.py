@@ -192,6 +192,45 @@ def test_passes_hand_nothing_out_where_nobody_asks(runner: ModelRunner) -> None:
     assert recording.layers == [(), (), (0,)]
 
 
+@pytest.mark.parametrize("num_before", [1, 6])
+def test_items_without_them_pay_nothing_and_later_ones_tell_their_own(
+    runner: ModelRunner, tiny_llama: Path, num_before: int
+) -> None:
+    """Not of the prompt either, should the session be opened so. What an item then wants begins with the last token before it."""
+    recording = Recording(runner)
+    engine = engine_of(recording)
+    engine.add(1, replace(wanting(opening("s", PROMPT)), num_steps=num_before, tells_hidden_states=False))
+    committed = list(PROMPT)
+    for result in run_all(engine):
+        assert result.hidden_states is None
+        committed += result.token_ids
+    assert set(recording.layers) == {()}
+    taker = Taker(engine)
+    first_position = len(committed) - 1
+    work = VerifyWork("s", len(committed), (), TokenTree.of_root(committed[-1]), num_steps=5)
+    taker.verdict(2, work)
+    states = taker.states[2]
+    assert (states.first_position, states.num_tokens) == (first_position, 5)
+    assert recording.layers[-1] != ()
+    output = incremental(engine_of(runner), PROMPT, num_before + 5, SamplingParams())
+    check(tiny_llama, [*PROMPT, *output], states)
+    recording.layers.clear()
+    work = replace(work, base=len(PROMPT) + num_before + 5, tree=TokenTree.of_root(output[-1]), tells_hidden_states=False)
+    engine.add(3, work)
+    assert {result.hidden_states for result in run_all(engine)} == {None}
+    assert set(recording.layers) == {()}
+
+
+def run_all(engine: VerifierEngine) -> list[Verdict]:
+    """All verdicts, till nothing is left to do."""
+    found = []
+    while engine.has_work():
+        for _, result in engine.step():
+            assert isinstance(result, Verdict), result
+            found.append(result)
+    return found
+
+
 def test_rows_tell_what_follows_them_most_probably(runner: ModelRunner, tiny_llama: Path) -> None:
     """Also those that were not accepted; the tokens are the same as without."""
     from transformers import AutoModelForCausalLM

@@ -1,12 +1,13 @@
-"""What drafters are told of the verifier: how it samples, whenever a session begins with them, a replay included."""
+"""What drafters are told of the verifier: how it samples, whenever a session begins with them, a replay included; hidden states where the
+policy wants them."""
 
 from __future__ import annotations
 
 from specgrove.errors import StaleBaseError
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.verifier_knowledge import DraftSampling
-from specgrove.loop.works import Draft, DraftWork
-from tests.loop.loops import run
+from specgrove.loop.works import Draft, DraftWork, TreeShape, Verdict, VerifyWork
+from tests.loop.loops import Counting, Dying, Planned, run, run_planned
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
 
@@ -38,3 +39,34 @@ async def test_of_a_greedy_verifier_nothing_is_told() -> None:
     drafter = Forgetful()
     await run([drafter], ToyLlm(), sampling=SamplingParams(temperature=1e-5, seed=7))
     assert {work.sampling for work in drafter.works} == {None}
+
+
+QUIET = TreeShape(0, 0, num_steps=4, wants_hidden_states=False)
+CURIOUS = TreeShape(0, 0, num_steps=4)
+DRAFTING = TreeShape(6, 3)
+
+
+async def test_hidden_states_are_wanted_as_the_policy_says() -> None:
+    """Also where a tree is to come, and the verifier goes on by itself till drafters have read."""
+    llm = Counting()
+    await run_planned(llm, [ToySsm()], Planned(QUIET, QUIET, CURIOUS, QUIET, DRAFTING), 40)
+    assert [work.tells_hidden_states for work in llm.asked[:4]] == [False, False, True, False]
+    assert all(work.tells_hidden_states for work in llm.asked[4:])
+    assert len(llm.asked) > 5
+
+
+class Remembering(Dying):
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened_with: list[bool] = []
+
+    async def _step(self, work: VerifyWork) -> Verdict:
+        self.opened_with.append(work.tells_hidden_states)
+        return await super()._step(work)
+
+
+async def test_a_replay_wants_what_was_wanted() -> None:
+    llm = Remembering()
+    await run_planned(llm, [ToySsm()], Planned(QUIET), 40)
+    assert len(llm.opened) > 1
+    assert set(llm.opened_with) == {False}

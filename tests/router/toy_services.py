@@ -129,7 +129,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         if work.session is not None and work.session.num_prompt_log_probs is not None:
             async for progress in self._prompt_log_probs(work.session, work.new_token_ids):
                 yield progress
-        if work.session is not None and work.session.hidden_layers:
+        if work.session is not None and work.session.hidden_layers and work.tells_hidden_states:
             for progress in self._window(work.session, work.new_token_ids):
                 yield progress
         async with contextlib.aclosing(self._steps(work, session)) as steps:
@@ -169,8 +169,9 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             yield replace(verdict, has_more=has_more)
             if not has_more:
                 return
-            work = VerifyWork(
-                work.session_id, verdict.base + len(verdict.token_ids), (), TokenTree.of_root(verdict.token_ids[-1])
+            root = TokenTree.of_root(verdict.token_ids[-1])
+            work = replace(
+                work, base=verdict.base + len(verdict.token_ids), new_token_ids=(), tree=root, session=None, num_steps=1
             )
 
     async def _step(self, work: VerifyWork) -> Verdict:
@@ -210,7 +211,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         wanted = sampling.num_log_probs
         log_probs = () if wanted is None else tuple(LogProbs(-0.5, 1, ((t, -0.5),) * wanted) for t in emitted)
         states = None
-        if session.params.hidden_layers:
+        if session.params.hidden_layers and work.tells_hidden_states:
             states = toy_hidden_states(tokens[:-1], base - 1, session.params.hidden_layers)
         rows: list[RowTopK] = []
         if session.params.num_row_top_k:

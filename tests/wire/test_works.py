@@ -107,6 +107,14 @@ def test_prices_and_what_is_left_out_keep_what_they_say() -> None:
     assert works.verdict_from_proto(works.verdict_to_proto(verdict)).left_out_nodes == (2, 5)
 
 
+def test_items_that_want_no_hidden_states_say_so() -> None:
+    """A router that knows of no such items wants them with all."""
+    for wants in (True, False):
+        work = VerifyWork("s", 3, (1,), TokenTree.of_root(1), tells_hidden_states=wants)
+        assert works.verify_work_from_proto(works.verify_work_to_proto(work, 1)) == work
+    assert works.verify_work_from_proto(llm_pb2.VerifyItem(base=3)).tells_hidden_states
+
+
 def test_a_draft_says_whether_other_rules_decide() -> None:
     work = DraftWork("s", 0, (1,), TreeShape(8, 4), has_other_rules=True)
     assert draft_work_from_proto(draft_work_to_proto(work, 1)) == work
