@@ -161,13 +161,16 @@ def main() -> int:
     parser.add_argument(
         "--outputs", type=Path, metavar="FILE", help="keep outputs there, and go on from those that are there"
     )
+    parser.add_argument(
+        "--draft-ahead", default="auto", choices=("auto", "on", "off"), help="whether trees grow on while the LLM verifies"
+    )
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()
     if arguments.ssm and set(arguments.modes) != {"merged"}:
         parser.error("--ssm goes with --modes merged: the other modes name SSMs of the demo")
     ssms = tuple(arguments.ssm or SSMS)
-    names = ("llm", "precision", "max_tokens", "device")
+    names = ("llm", "precision", "max_tokens", "device", "draft_ahead")
     made_with = {name: getattr(arguments, name) for name in names} | {"ssms": ssms}
     made_with |= {"commit": conditions()["commit"], "instruction_set": get_isa()}
     try:
@@ -185,7 +188,7 @@ def main() -> int:
         ssms=ssms,
         dtype="bfloat16" if is_quantized else arguments.precision,
         llm_arguments=(*device, *(("--quantization", arguments.precision) if is_quantized else ())),
-        ssm_arguments=device,
+        ssm_arguments=(*device, "--draft-ahead", arguments.draft_ahead),
     )
     with Suite(config, log_line=_print_warnings) as suite:
         rows = asyncio.run(compare(suite, prompts, kept, arguments))

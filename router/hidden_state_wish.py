@@ -6,8 +6,10 @@ SSM that reads them can't draft well before some have been told. Invariant: no d
 
 from __future__ import annotations
 
-# Tokens whose hidden states are told before drafts are looked at: of a whole window the next tokens say most.
+# Tokens whose hidden states are told before drafts are looked at: of a whole window the last ones say most.
 _NUM_TOLD_FIRST = 16
+# Drafting that has stopped may go on soon, as where another session came and went: for so many tokens SSMs are kept up to date.
+_NUM_TOLD_AFTER = 32
 
 
 class HiddenStateWish:
@@ -16,6 +18,7 @@ class HiddenStateWish:
     def __init__(self, *, is_read: bool) -> None:
         self._is_read = is_read
         self._num_told = 0
+        self._num_to_tell = 0
         self.is_on = False
         """Whether they are to be told."""
 
@@ -24,15 +27,18 @@ class HiddenStateWish:
         """Tokens whose hidden states are still to be told before anything is drafted."""
         return max(_NUM_TOLD_FIRST - self._num_told, 0) if self._is_read else 0
 
-    def want(self) -> None:
-        """Something is to be drafted, at once or as soon as nothing is missing."""
+    def want(self, *, is_drafting: bool) -> None:
+        """Something is to be drafted, at once or as soon as nothing is missing: for the verifier, or only to see what it is worth."""
         self.is_on = True
+        self._num_to_tell = _NUM_TOLD_AFTER if is_drafting else 0
 
-    def drop(self) -> None:
-        """Nothing will be drafted for a while. What was told till then is too old when something is."""
-        self.is_on, self._num_told = False, 0
+    def rest(self) -> None:
+        """Nothing is to be drafted. Once they are told no more, what was told till then is too old when something is."""
+        if self._num_to_tell <= 0:
+            self.is_on, self._num_told = False, 0
 
     def observe(self, num_tokens: int, *, reads_prompt: bool) -> None:
         """A step was made as wished: so many tokens came out, or the prompt was read, whose end is told at once."""
         if self.is_on:
             self._num_told += max(num_tokens, _NUM_TOLD_FIRST) if reads_prompt else num_tokens
+            self._num_to_tell -= num_tokens

@@ -170,7 +170,7 @@ class AdaptiveTreePolicy:
         load = self._times.load
         self._trial = None
         if not load.row_times.is_known:
-            self._wish.want()
+            self._wish.want(is_drafting=False)
             self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=1, wants_hidden_states=True), 1
             return
         best = self._best(load, min_gain=1.0 if self._is_drafting else _MIN_GAIN)
@@ -192,7 +192,7 @@ class AdaptiveTreePolicy:
         self._num_steps_to_choice, self._trial = 1, None
 
     def _choose_to_draft(self, best: _Candidate, load: ReplicaLoad) -> None:
-        self._wish.want()
+        self._wish.want(is_drafting=self._times.has_begun)
         # Good trees may be larger than those that pay by the mean. Which nodes are verified is settled when they are there.
         num_asked = min(max(_NODES_ASKED * best.shape.max_num_nodes, _MIN_NODES_ASKED), self._bounds.max_num_nodes)
         self._choice, self._num_steps_to_choice = replace(best.shape, max_num_nodes=num_asked), _NUM_STEPS_PER_CHOICE
@@ -213,13 +213,15 @@ class AdaptiveTreePolicy:
         trial = self._best(load, hope_of_times=_OPTIMISM) if can_explore and self._times.has_begun else None
         hoped = self._best(load, hope_of_gains=_OPTIMISM) if can_explore and trial is None else None
         if trial is not None:
-            self._wish.want()
+            self._wish.want(is_drafting=False)
             self._choice, self._trial = trial.shape, self._usual_ms(load)
         elif hoped is not None:
-            self._wish.want()
+            self._wish.want(is_drafting=False)
             self._choice = replace(self._choice, probe=hoped.shape, wants_hidden_states=True)
         else:
-            self._wish.drop()
+            self._wish.rest()
+            if self._wish.is_on:
+                self._choice = replace(self._choice, num_steps=_NUM_STEPS_AFTER_HIT, wants_hidden_states=True)
 
     def _pays_for_reading(self, best: _Candidate, load: ReplicaLoad) -> bool:
         """Whether the output will gain what it takes the drafters to read what they lack."""

@@ -48,9 +48,11 @@ class Planning:
         """Where the verifier goes on by itself for want of knowledge: the committed length at which the policy is asked."""
 
     def next_shape(self, committed: list[int], num_left: int) -> TreeShape:
-        """What is to be drafted; nothing where the verifier makes the step already. It is told to stop where a tree is wanted after all."""
+        """What is to be drafted; nothing where the verifier makes the step already. It is told to stop where a tree is wanted after all,
+        or hidden states are not.
+        """
         if self._verifying.is_ahead:
-            if self._wants_tree_after_all(committed):
+            if self._wants_something_else(committed):
                 self._verifying.finish_early()
             return _WITHOUT_DRAFTERS
         shape, self._doubt_len = self._wanted(committed), None
@@ -74,14 +76,14 @@ class Planning:
         self._drafting.take_in(committed)
         return replace(_WITHOUT_DRAFTERS, num_steps=1 if is_first else _NUM_STEPS_WHILE_READING)
 
-    def _wants_tree_after_all(self, committed: list[int]) -> bool:
-        """While the verifier goes on by itself: true once, when a tree is to follow what is under way. Drafters then read."""
+    def _wants_something_else(self, committed: list[int]) -> bool:
+        """While the verifier goes on by itself: true once, when what is under way is to end. Where a tree is to follow drafters read."""
         if self._doubt_len is None or len(committed) < self._doubt_len:
             return False
         shape = self._wanted(committed)
         if shape.max_num_nodes == 0:
             self._doubt_len = len(committed) + shape.num_steps
-            return False
+            return self._verifying.tells_hidden_states and not shape.wants_hidden_states
         self._doubt_len = None
         self._drafting.take_in(committed)
         return True

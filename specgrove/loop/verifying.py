@@ -125,6 +125,11 @@ class Verifying:
             self.is_ahead = False
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
 
+    @property
+    def tells_hidden_states(self) -> bool:
+        """Whether the work under way has the verifier tell some."""
+        return self._shape.wants_hidden_states and bool(self._params.hidden_layers)
+
     async def _next_answer(self) -> Verdict | PromptProgress:
         """The next one that is not for drafters alone."""
         while True:

@@ -3,12 +3,16 @@ policy wants them."""
 
 from __future__ import annotations
 
+import pytest
+
 from specgrove.errors import StaleBaseError
-from specgrove.loop.request import SamplingParams
-from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.request import GenerationRequest, SamplingParams
+from specgrove.loop.speculation import Session
+from specgrove.loop.verifier_knowledge import DrafterWishes, DraftSampling
 from specgrove.loop.works import Draft, DraftWork, TreeShape, Verdict, VerifyWork
-from tests.loop.loops import Counting, Dying, Planned, run, run_planned
-from tests.router.toy_services import ToyLlm
+from tests.loop.loops import PROMPT, Counting, Dying, Planned, run, run_planned
+from tests.router.toy_language import VOCAB_SIZE, toy_output
+from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 from tests.router.toy_ssm import ToySsm
 
 
@@ -70,3 +74,20 @@ async def test_a_replay_wants_what_was_wanted() -> None:
     await run_planned(llm, [ToySsm()], Planned(QUIET), 40)
     assert len(llm.opened) > 1
     assert set(llm.opened_with) == {False}
+
+
+@pytest.mark.parametrize(("layers", "num_ended"), [((1,), 1), ((), 0)])
+async def test_steps_under_way_that_tell_in_vain_are_ended(layers: tuple[int, ...], num_ended: int) -> None:
+    """Of requests that come at once the first can't see the others: it wants trees before its prompt is read, and none afterwards."""
+    llm = Counting()
+    llm.step_s = 0.001
+    request = GenerationRequest("s", PROMPT, 60)
+    session = Session(
+        request, [ToySsm()], llm, Planned(DRAFTING, QUIET),
+        vocab_size=VOCAB_SIZE, max_model_len=CONTEXT_LEN, wishes=DrafterWishes(layers, 8),
+    )  # fmt: skip
+    async with session:
+        tokens = [token.token_id async for step in session for token in step.tokens]
+    assert tokens == toy_output(PROMPT, 60)
+    assert len(llm.finished_early) == num_ended
+    assert [work.tells_hidden_states for work in llm.asked][: 1 + num_ended] == [True, False][: 1 + num_ended]

@@ -100,7 +100,7 @@ def test_drafting_begins_in_the_midst_of_a_request() -> None:
 
 def test_ssms_that_read_none_wait_for_nothing() -> None:
     wish = HiddenStateWish(is_read=False)
-    wish.want()
+    wish.want(is_drafting=False)
     assert wish.is_on
     assert wish.num_missing == 0
 
@@ -109,15 +109,28 @@ def test_what_was_told_long_ago_counts_no_more() -> None:
     wish = HiddenStateWish(is_read=True)
     wish.observe(30, reads_prompt=True)
     assert wish.num_missing == NUM_TOLD_FIRST
-    wish.want()
+    wish.want(is_drafting=False)
     wish.observe(10, reads_prompt=False)
     assert wish.num_missing == NUM_TOLD_FIRST - 10
     wish.observe(1, reads_prompt=True)
     assert wish.num_missing == 0
-    wish.drop()
+    wish.rest()
     assert not wish.is_on
-    wish.want()
+    wish.want(is_drafting=True)
     assert wish.num_missing == NUM_TOLD_FIRST
+
+
+def test_where_drafting_stops_they_are_told_for_a_while() -> None:
+    """Another session may have come, and will go."""
+    wish = HiddenStateWish(is_read=True)
+    wish.want(is_drafting=True)
+    wish.observe(1, reads_prompt=True)
+    for _ in range(2):
+        wish.rest()
+        assert wish.is_on
+        wish.observe(16, reads_prompt=False)
+    wish.rest()
+    assert not wish.is_on
 
 
 def test_a_request_without_speculation_wants_none() -> None:
