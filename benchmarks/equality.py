@@ -162,7 +162,10 @@ def main() -> int:
         "--outputs", type=Path, metavar="FILE", help="keep outputs there, and go on from those that are there"
     )
     parser.add_argument(
-        "--draft-ahead", default="auto", choices=("auto", "on", "off"), help="whether trees grow on while the LLM verifies"
+        "--draft-ahead",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="whether trees grow on while the LLM verifies",
     )
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     parser.add_argument("--json", type=Path, help="write the rows here")

@@ -181,7 +181,9 @@ class AdaptiveTreePolicy:
                 self._num_steps_to_choice = 1  # when the prompt has been read others may have come
         else:
             self._choose_not_to_draft(load)
-        is_asking = self._is_drafting and not self._times.has_begun  # the first tree comes after the prompt, whose states are told
+        is_asking = (
+            self._is_drafting and not self._times.has_begun
+        )  # the first tree comes after the prompt, whose states are told
         if self._wish.is_on and self._wish.num_missing and not is_asking:
             self._wait_to_draft()
 

@@ -215,7 +215,9 @@ def test_items_without_them_pay_nothing_and_later_ones_tell_their_own(
     output = incremental(engine_of(runner), PROMPT, num_before + 5, SamplingParams())
     check(tiny_llama, [*PROMPT, *output], states)
     recording.layers.clear()
-    work = replace(work, base=len(PROMPT) + num_before + 5, tree=TokenTree.of_root(output[-1]), tells_hidden_states=False)
+    work = replace(
+        work, base=len(PROMPT) + num_before + 5, tree=TokenTree.of_root(output[-1]), tells_hidden_states=False
+    )
     engine.add(3, work)
     assert {result.hidden_states for result in run_all(engine)} == {None}
     assert set(recording.layers) == {()}

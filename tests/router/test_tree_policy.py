@@ -279,7 +279,7 @@ def test_without_nodes_there_are_no_trees(is_adaptive: bool) -> None:
     suite.measure()
     request = GenerationRequest("s", (1, 2, 3), 100)
     none = policy_for(request, TreeConfig(max_num_nodes=0, is_adaptive=is_adaptive), suite.measurements, 63)
-    assert none.shape() == TreeShape(0, 0, num_steps=MAX_NUM_STEPS_AHEAD)
+    assert none.shape() == TreeShape(0, 0, num_steps=MAX_NUM_STEPS_AHEAD, wants_hidden_states=False)
 
 
 def test_sets_of_ssms_have_counts_of_their_own() -> None:
