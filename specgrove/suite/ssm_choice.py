@@ -26,8 +26,8 @@ _ONE_STAGE = (1,)
 def default_ssms(settings: SuiteSettings) -> tuple[tuple[str, ...], ...]:
     """Of a suite that nobody asked for others: of each group the first one that fits the LLM.
 
-    Pipeline stages after the first hand out no hidden states. With a quantised LLM trees seldom pay, and hidden states are handed out all
-    the same: that costs it a tenth.
+    Pipeline stages after the first hand out no hidden states. With a quantised LLM trees seldom pay where that was measured
+    (docs/benchmarks.md): it has the smaller one.
     """
     device = settings["llm", "device"]
     is_on_gpu = device == "cuda" or (device == "auto" and may_have_gpu())
