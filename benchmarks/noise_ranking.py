@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -140,7 +141,7 @@ def ranked(
         CandidateRow(position, p.temperature, seed, p.top_k if cuts else 0, p.top_p if cuts else 1.0, scale)
         for seed, position in zip(places.seeds, places.positions, strict=True)
     ]
-    log_probs, ids = best_candidates(
+    found = best_candidates(
         places.token_ids[:, :num].contiguous(),
         places.log_probs[:, :num].contiguous(),
         torch.zeros(len(rows)),
@@ -148,6 +149,8 @@ def ranked(
         _NUM_AMONG,
         noise_weight,
     )
+    filled = [[*pairs, *[(-1, -math.inf)] * (_NUM_AMONG - len(pairs))] for pairs in found]
+    ids, log_probs = (torch.tensor([[pair[part] for pair in pairs] for pairs in filled]) for part in (0, 1))
     return log_probs, ids == places.chosen[:, None]
 
 

@@ -11,6 +11,7 @@
 
 #include "cpu/amx_access.h"
 #include "cpu/attention.h"
+#include "cpu/bfloat16_rows.h"
 #include "cpu/candidates.h"
 #include "cpu/counted_linear.h"
 #include "cpu/isa.h"
@@ -183,19 +184,41 @@ void bind_sampling(py::module_& module) {
       .def(py::init([](uint64_t position, uint64_t seed, float temperature, int64_t top_k, float top_p, float scale) {
         return CandidateRow{position, seed, temperature, top_k, top_p, scale};
       }));
-  module.def(
-      "best_candidates",
-      [](Address token_ids, Address logits, int64_t num_candidates, Address log_sum_exp,
-         const std::vector<CandidateRow>& rows, float noise_weight, int64_t k, Address log_probs, Address best_ids) {
-        for (size_t row = 0; row < rows.size(); ++row) {
-          const Candidates candidates{at<int64_t>(token_ids) + row * num_candidates,
-                                      at<float>(logits) + row * num_candidates, num_candidates,
-                                      at<float>(log_sum_exp)[row]};
-          best_candidates(candidates, rows[row], noise_weight, k, at<float>(log_probs) + row * k,
-                          at<int64_t>(best_ids) + row * k);
-        }
-      },
-      NoGil());
+  module.def("best_candidates", [](Address token_ids, bool are_short, Address logits, int64_t num_candidates,
+                                   Address log_sum_exp, const std::vector<CandidateRow>& rows, float noise_weight,
+                                   int64_t k) {
+    std::vector<float> log_probs(rows.size() * k);
+    std::vector<int64_t> best_ids(rows.size() * k), widened;
+    {
+      const py::gil_scoped_release no_gil;
+      const int64_t* ids = at<int64_t>(token_ids);
+      if (are_short) {
+        const int32_t* const given = at<int32_t>(token_ids);
+        widened.assign(given, given + rows.size() * num_candidates);
+        ids = widened.data();
+      }
+      for (size_t row = 0; row < rows.size(); ++row) {
+        const Candidates candidates{ids + row * num_candidates, at<float>(logits) + row * num_candidates,
+                                    num_candidates, at<float>(log_sum_exp)[row]};
+        best_candidates(candidates, rows[row], noise_weight, k, log_probs.data() + row * k, best_ids.data() + row * k);
+      }
+    }
+    std::vector<std::vector<std::pair<int64_t, float>>> found(rows.size());
+    for (size_t row = 0; row < rows.size(); ++row) {
+      for (size_t i = row * k; i < (row + 1) * k && best_ids[i] >= 0; ++i) {
+        found[row].emplace_back(best_ids[i], log_probs[i]);
+      }
+    }
+    return found;
+  });
+  module.def("bfloat16_rows",
+             [](const std::vector<Address>& matrices, int64_t width, const std::vector<int64_t>& rows) {
+               std::vector<const float*> parts;
+               for (const Address matrix : matrices) parts.push_back(at<float>(matrix));
+               std::vector<BFloat16> values(rows.size() * parts.size() * width);
+               bfloat16_rows(parts, width, rows, values.data());
+               return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(BFloat16));
+             });
   module.def(
       "log_sum_exp", [](Address logits, int64_t vocab_size) { return log_sum_exp(at<float>(logits), vocab_size); },
       NoGil());

@@ -28,7 +28,7 @@ from ssm_service.drafts import Draft, DraftRows, EndedDraft
 from ssm_service.first_choices import NUM_OF_SESSION, FirstChoices
 from ssm_service.growth import GrownRows
 from ssm_service.nodes import Nodes, Proposals
-from ssm_service.pair_cache import PairCache
+from ssm_service.pair_cache import PairCache, one_after_another, rows_of
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
 from ssm_service.proposing import NUM_AHEAD, best_proposals, row_of
 
@@ -179,9 +179,9 @@ class HiddenStateSsm(PassDrafter[PairCache]):
             self._add_growth(begun.level)
         self.num_rows += begun.extend.builder.num_rows + begun.level.builder.num_rows
         if begun.extend.parts:
-            self.runner.start_extend(begun.extend.builder.build(), torch.cat(begun.extend.fed))
+            self.runner.start_extend(begun.extend.builder.build(), one_after_another(begun.extend.fed))
         elif begun.level.builder.num_rows:
-            self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
+            self.runner.start_level(begun.level.builder.build(), one_after_another(begun.level.fed))
 
     def finish_pass(self) -> list[EndedDraft]:
         """See ``PassDrafter``."""
@@ -190,7 +190,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         if begun.extend.parts:
             self._take_pairs(begun.extend.parts, self.runner.finish())
             if begun.level.parts:
-                self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
+                self.runner.start_level(begun.level.builder.build(), one_after_another(begun.level.fed))
         if begun.level.parts:
             self._grow_rows(begun.level.parts, self.runner.finish())
         if begun.level.grown:
@@ -237,7 +237,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
 
     def _add_tree(self, rows: _Rows, cache: PairCache, new: TreeRows, places: list[int]) -> range:
         new = replace(new, token_ids=self._fed(list(new.token_ids)))
-        rows.fed.append(torch.stack([cache.state_of[cache.nodes.parents[place]] for place in places]))
+        rows.fed.append(rows_of([cache.state_of[cache.nodes.parents[place]] for place in places]))
         return rows.builder.add(cache.slots, (), new, first_position=cache.first_position)
 
     def _take_growth(self, grown: list[GrownRows], found: HiddenStatePass) -> None:
@@ -245,7 +245,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         for part in grown:
             growth, nodes = part.growth, part.growth.cache.nodes
             self._caches[part.session_id].state_of.update(
-                {place: found.states[row] for place, row in zip(part.places, part.rows, strict=True)}
+                {place: (found.states, row) for place, row in zip(part.places, part.rows, strict=True)}
             )
             rows += [
                 row_of(len(growth.token_ids), nodes.depths[place], growth.sampling, self.spec.calibration)
@@ -283,7 +283,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
             row = row_of(len(draft.token_ids), draft.tree.depth, draft.sampling, self.spec.calibration)
             for node, place in zip(draft.asked, part.rows, strict=True):
                 rows[place] = row
-                cache.state_of[draft.place_of[node]] = found.states[place]
+                cache.state_of[draft.place_of[node]] = found.states, place
         proposals = self._proposals(rows, found, self._num_kept(parts))
         for part in parts:
             if part.draft.tree.depth == 0 and (best := proposals[part.rows.start]) is not None:

@@ -40,10 +40,5 @@ class NoisyRates:
             candidates = sorted(given, key=lambda pair: -pair[1])
             token_ids[row, : len(given)] = torch.tensor([token_id for token_id, _ in candidates])
             rates[row, : len(given)] = torch.tensor([log_rate for _, log_rate in candidates])
-        values, ids = best_candidates(
-            token_ids, rates, torch.zeros(len(self._rows)), self._rows, width, noise_weight=1.0
-        )
-        return [
-            {token_id: value for token_id, value in zip(*row, strict=True) if token_id >= 0}
-            for row in zip(ids.tolist(), values.tolist(), strict=True)
-        ]
+        found = best_candidates(token_ids, rates, torch.zeros(len(self._rows)), self._rows, width, noise_weight=1.0)
+        return [dict(pairs) for pairs in found]

@@ -32,12 +32,8 @@ def best_proposals(
 
     ``rows`` are ``row_of``. Tensors as ``best_candidates`` takes them. Ids are the LLM's, for the noise is of those.
     """
-    log_probs, best_ids = best_candidates(token_ids, logits, log_sum_exp, rows, k, calibration.noise_weight)
-    proposals = [
-        [pair for pair in zip(ids, values, strict=True) if pair[0] >= 0]
-        for ids, values in zip(best_ids.tolist(), log_probs.tolist(), strict=True)
-    ]
-    return [row or None for row in proposals]
+    found = best_candidates(token_ids, logits, log_sum_exp, rows, k, calibration.noise_weight)
+    return [proposals or None for proposals in found]
 
 
 def row_of(num_committed: int, depth: int, sampling: DraftSampling | None, calibration: Calibration) -> CandidateRow:

@@ -141,15 +141,15 @@ class CandidateRow:
 
 def best_candidates(
     token_ids: int,
+    are_short: bool,
     logits: int,
     num_candidates: int,
     log_sum_exp: int,
     rows: Sequence[CandidateRow],
     noise_weight: float,
     k: int,
-    log_probs: int,
-    best_ids: int,
-) -> None: ...
+) -> list[list[tuple[int, float]]]: ...
+def bfloat16_rows(matrices: Sequence[int], width: int, rows: Sequence[int]) -> bytes: ...
 def log_sum_exp(logits: int, vocab_size: int) -> float: ...
 def merge_trees(
     trees: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float], Sequence[int]]], max_num_nodes: int

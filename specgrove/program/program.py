@@ -6,7 +6,7 @@ Made by ``build``, run by the backends. Invariant: its ops stand in an order tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -56,8 +56,12 @@ class Program:
     """Hidden states that are handed out."""
     dtype: torch.dtype = torch.float32
     """Of plain weights and of caches."""
+    input_width: int | None = field(init=False, repr=False, compare=False)
+    """Numbers of a row that ``Input`` takes; ``None``: the program has none. Every pass asks for it."""
 
     def __post_init__(self) -> None:
+        input_width = next((op.width for op in self.ops if isinstance(op, Input)), None)
+        object.__setattr__(self, "input_width", input_width)
         has_taken_rows = False
         for op in self.ops:
             if has_taken_rows and op.is_of_all_rows:
@@ -68,11 +72,6 @@ class Program:
             raise ValueError(
                 f"hidden states are handed out at the places {places}, and must be at {self.num_kept} from 0 on"
             )
-
-    @property
-    def input_width(self) -> int | None:
-        """Numbers of a row that ``Input`` takes; ``None``: the program has none."""
-        return next((op.width for op in self.ops if isinstance(op, Input)), None)
 
     @property
     def vocab_size(self) -> int:

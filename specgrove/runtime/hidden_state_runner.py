@@ -31,6 +31,7 @@ class HiddenStateRunner:
         self.num_slots = num_slots
         self._caches = kv_caches(model, num_slots)
         self._finished: deque[HiddenStatePass] = deque()
+        self._is_on_cpu = model.device.type == "cpu"
 
     def start_extend(self, rows: PassRows, hidden: torch.Tensor) -> None:
         """Begins a pass over tokens that are committed. ``hidden`` is float32 ``[num_rows, num_taps * target_hidden_size]``.
@@ -54,7 +55,7 @@ class HiddenStateRunner:
     def _run(self, rows: PassRows, hidden: torch.Tensor, *, is_level: bool) -> HiddenStatePass:
         run = self.model.level if is_level else self.model.extend
         try:
-            output = run(rows, self._caches, hidden.to(self.model.device))
+            output = run(rows, self._caches, hidden if self._is_on_cpu else hidden.to(self.model.device))
         except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
             raise FatalEngineError(f"{self.model.device}: {error}") from error
         return _pass_of(output)
