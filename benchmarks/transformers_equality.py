@@ -20,7 +20,7 @@ from benchmarks.prompts import load_prompts
 from benchmarks.transformers_models import transformers_model
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
-from router.tree_policy import StaticTreePolicy
+from router.static_tree_policy import StaticTreePolicy
 from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.speculation import Session
 from specgrove.loop.works import TreeShape

@@ -172,6 +172,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 # An item that arrives meanwhile waits for one pass at most.
                 is_complete = await measured(measurement, self._time_step, lambda: self._loop.num_pending_items == 0)
                 found = measurement.times
+                await asyncio.wrap_future(self._loop.call(lambda: self._engine.learn_pass_times(measurement.times)))
                 self._pass_times = found if is_complete else None
         times = [token_tree_pb2.PassTime(num_rows=num, pass_ms=pass_ms) for num, pass_ms in found]
         return llm_pb2.LlmServiceWarmupResponse(pass_times=times, is_complete=self._pass_times is not None)

@@ -285,14 +285,16 @@ class VerifierEngine:
         """Raises ``RuntimeError`` where a KV slot has no owner, or two."""
         self._room.check(slot for begun in self._passes for part in begun.parts for slot in part.tree_slots)
 
+    def learn_pass_times(self, times: Sequence[tuple[int, float]]) -> None:
+        """(rows, ms) as they were measured by ``time_pass``: the least of several, for what else runs on the machine only adds."""
+        self._paying_rows.row_times.learn_measured(times)
+
     def time_pass(self, num_tokens: int) -> float | None:
         """Milliseconds of a pass of so many rows, on slots that are free now; ``None`` where they don't suffice or a pass is in flight."""
         slots = None if self._passes else self._room.take_for_now(num_tokens)
         if slots is None:
             return None
         try:
-            found = pass_ms(self._runner, slots)
-            self._paying_rows.row_times.learn_measured([(num_tokens, found)])
-            return found
+            return pass_ms(self._runner, slots)
         finally:
             self._room.free(slots)

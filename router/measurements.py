@@ -34,6 +34,8 @@ _MAX_OVERHEAD_SHARE = 2.0
 # seen only so often.
 _NUM_STEPS_TO_HOPE = 1000
 _NUM_TREES_TO_BELIEVE = 4
+# A reading of fewer tokens takes what a message takes, and says little of a token more: one of five made a prompt's look ten times as dear.
+_MIN_NUM_READ = 32
 # Before any draft was seen a level of one takes this share of a pass of the verifier's with one row.
 _FIRST_LEVEL_SHARE = 0.1
 # Variances of logarithms of the time of a draft's level: of that first guess, of one draft, and what comes to it from step to step.
@@ -41,8 +43,10 @@ _FIRST_LEVEL_NOISE = 1.0
 _DRAFT_NOISE = 0.4**2
 _LEVEL_DRIFT = 0.3**2 / 2000
 _MIN_LEVEL_NOISE = 0.1**2
-# One draft's surprise counts up to so many standard deviations: the first one wakes processes up.
+# One draft's surprise counts up to so many standard deviations. One that took longer than that may have woken processes up, as the first
+# one does: what is known is no surer for it, and the next ones say whether it was so.
 _MAX_DEVIATIONS = 2.0
+_MAX_DEVIATIONS_ABOVE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,12 @@ class LevelTime:
         """One draft took this a level. ``pass_ms`` as in ``ms``, read where nothing is known."""
         log_ms = self._guess(pass_ms) if self._log_ms is None else self._log_ms
         total = self._variance + _DRAFT_NOISE
-        limit = _MAX_DEVIATIONS * math.sqrt(total)
-        surprise = min(max(math.log(max(ms, 1e-3)) - log_ms, -limit), limit)
+        deviation = math.sqrt(total)
+        surprise, most = math.log(max(ms, 1e-3)) - log_ms, _MAX_DEVIATIONS_ABOVE * deviation
         gain = self._variance / total
-        self._log_ms = log_ms + gain * surprise
-        self._variance = max(self._variance * (1 - gain), _MIN_LEVEL_NOISE)
+        self._log_ms = log_ms + gain * min(max(surprise, -_MAX_DEVIATIONS * deviation), most)
+        if surprise <= most:
+            self._variance = max(self._variance * (1 - gain), _MIN_LEVEL_NOISE)
 
     def fade(self, num_steps: int) -> None:
         """After steps without a draft."""
@@ -214,7 +219,7 @@ class SessionTimes:
         self._observe_proposed(step.proposed, [token.token_id for token in step.tokens])
         if step.probe is not None:
             self._observe_proposed(step.probe.proposed, step.probe.token_ids)
-        if step.reading is not None and step.reading.num_tokens > 0:
+        if step.reading is not None and step.reading.num_tokens >= _MIN_NUM_READ:
             self.shared.read_ms_per_token.add(step.reading.ms / step.reading.num_tokens)
         if self.has_begun:
             self.shared.observe(step, self.load)

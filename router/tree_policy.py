@@ -18,6 +18,7 @@ import numpy as np
 from router.config import TreeConfig
 from router.hidden_state_wish import HiddenStateWish
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
+from router.static_tree_policy import StaticTreePolicy
 from router.tree_gains import TreeGains, TreePromises, num_levels_of
 from specgrove.loop.output import Probe, Step
 from specgrove.loop.planning import TreePolicy
@@ -44,27 +45,10 @@ _NODES_ASKED = 2
 _MIN_NODES_ASKED = 6
 # Of a row's price what a node must promise to be proposed.
 _NODE_PRICE_SHARE = 0.25
-# Steps without trees that show how long those take: made first where none was seen yet, and without asking what they cost where their
-# time is as uncertain as this.
+# Steps without trees that show how long those take: made where none was seen while drafters read, and without asking what they cost where
+# their time is as uncertain as this.
 _NUM_TRIAL_STEPS = 3
-_MAX_DEVIATION = 0.2
-
-
-class StaticTreePolicy:
-    """Always the same shape. Others learn from the times of its steps."""
-
-    def __init__(self, shape: TreeShape, times: SessionTimes | None = None) -> None:
-        self._shape = shape
-        self._times = times
-
-    def shape(self) -> TreeShape:
-        """The shape."""
-        return self._shape
-
-    def observe(self, step: Step) -> None:
-        """Counts the times."""
-        if self._times is not None:
-            self._times.observe(step)
+_MAX_DEVIATION = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +182,11 @@ class AdaptiveTreePolicy:
         # Good trees may be larger than those that pay by the mean. Which nodes are verified is settled when they are there.
         num_asked = min(max(_NODES_ASKED * best.shape.max_num_nodes, _MIN_NODES_ASKED), self._bounds.max_num_nodes)
         self._choice, self._num_steps_to_choice = replace(best.shape, max_num_nodes=num_asked), _NUM_STEPS_PER_CHOICE
-        if not self._times.has_begun:
-            return
+        if not self._times.has_begun or self._num_unread_tokens > 0:
+            return  # while drafters read there are steps without trees anyway
         is_unseen = self._times.shared.costs(load.num_sessions).without_ms.num_seen == 0
         is_doubtful = load.row_times.deviation(load.num_sessions) > _MAX_DEVIATION
-        may_check = self._exploration.is_affordable or is_doubtful
+        may_check = (self._exploration.has_saved and not self._exploration.is_new) or is_doubtful
         if is_unseen or (may_check and self._usual_ms(load, _OPTIMISM) < best.ms_per_token):
             # Without trees it may be as fast: how fast is that by now?
             self._choice = replace(_NO_TREE, num_steps=_NUM_TRIAL_STEPS, wants_hidden_states=True)
@@ -211,19 +195,34 @@ class AdaptiveTreePolicy:
     def _choose_not_to_draft(self, load: ReplicaLoad) -> None:
         self._num_steps_to_choice = 1
         self._choice = replace(_NO_TREE, num_steps=_NUM_STEPS_AFTER_HIT) if self._was_hit else _NO_TREE
-        can_explore = self._exploration.is_affordable
-        trial = self._best(load, hope_of_times=_OPTIMISM) if can_explore and self._times.has_begun else None
-        hoped = self._best(load, hope_of_gains=_OPTIMISM) if can_explore and trial is None else None
-        if trial is not None:
+        is_new = self._exploration.gives(self)
+        if self._explores(load, is_new=is_new):
             self._wish.want(is_drafting=False)
-            self._choice, self._trial = trial.shape, self._usual_ms(load)
-        elif hoped is not None:
-            self._wish.want(is_drafting=False)
-            self._choice = replace(self._choice, probe=hoped.shape, wants_hidden_states=True)
-        else:
-            self._wish.rest()
-            if self._wish.is_on:
-                self._choice = replace(self._choice, num_steps=_NUM_STEPS_AFTER_HIT, wants_hidden_states=True)
+            self._choice = replace(self._choice, wants_hidden_states=True)
+            if is_new:
+                self._exploration.give(self)
+            return
+        self._wish.rest()
+        if self._wish.is_on:
+            self._choice = replace(self._choice, num_steps=_NUM_STEPS_AFTER_HIT, wants_hidden_states=True)
+
+    def _explores(self, load: ReplicaLoad, *, is_new: bool) -> bool:
+        """Chooses a trial or a probe, where there is hope and it may be paid for, of the sum at the start if ``is_new``. Whether it did."""
+        if not is_new and not self._exploration.has_saved:
+            return False
+        trial = self._best(load, hope_of_times=_OPTIMISM) if is_new or self._times.has_begun else None
+        if trial is not None and (not is_new or self._pays_for_reading(trial, load)):
+            if self._times.has_begun:
+                self._choice, self._trial = trial.shape, self._usual_ms(load)
+            else:
+                self._choice = replace(self._choice, num_steps=1)  # no draft delays the first token
+            return True
+        hoped = self._best(load, hope_of_gains=_OPTIMISM)
+        if hoped is None or (is_new and not self._pays_for_reading(hoped, load)):
+            return False
+        num_steps = _NUM_STEPS_AFTER_HIT if is_new else self._choice.num_steps
+        self._choice = replace(self._choice, num_steps=num_steps, probe=hoped.shape)
+        return True
 
     def _pays_for_reading(self, best: _Candidate, load: ReplicaLoad) -> bool:
         """Whether the output will gain what it takes the drafters to read what they lack."""

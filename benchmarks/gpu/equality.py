@@ -23,7 +23,7 @@ from benchmarks.gpu.models import LLAMA_7B, TINY_LLM, ModelShape, decoder_of
 from benchmarks.gpu.rows import Row, at_least, broken, skipped
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
-from router.tree_policy import StaticTreePolicy
+from router.static_tree_policy import StaticTreePolicy
 from specgrove.errors import SpecGroveError
 from specgrove.kernels.device_memory import PassLimits
 from specgrove.loop.request import GenerationRequest, SamplingParams

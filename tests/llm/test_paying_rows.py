@@ -168,3 +168,17 @@ def test_rows_of_unknown_time_are_tried() -> None:
         largest = max(largest, kept)
         rows.observe(kept, CHEAP(kept), 0.0)
     assert largest == tree.num_nodes
+
+
+def test_rows_that_were_measured_while_other_services_came_up_are_soon_tried() -> None:
+    """Of a start beside an SSM service that loaded, three turns. One node of each tree was verified then, for a hundred passes."""
+    rows = PayingRows()
+    for _ in range(3):
+        rows.row_times.learn_measured([(1, 19.6), (2, 24.4), (4, 29.0), (8, 46.6)])
+    tree, kept, now_s = chain(0.45, 0.5, 0.5), 0, 0.0
+    for _ in range(20):
+        now_s += 0.004
+        kept = len(rows.select([tree], 0, now_s, is_busy=False)[0])
+        now_s += 0.0155
+        rows.observe(kept, 15.5 + 0.1 * kept, now_s)
+    assert kept == tree.num_nodes

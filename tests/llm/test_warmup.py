@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from llm_service.config import VerifierConfig
+from llm_service.paying_rows import PayingRows
 from llm_service.servicer import LlmServicer
 from llm_service.verifier import VerifierEngine
 from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
+from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.v1 import llm_pb2
 from tests.llm.verifying import PROMPT, opening
@@ -39,6 +43,29 @@ async def test_a_complete_measurement_is_kept(engine: VerifierEngine, loop: Loop
     assert all(time.pass_ms > 0 for time in first.pass_times)
     assert await warm_up(servicer) == first
     assert engine.num_free_slots == num_free_slots
+
+
+async def test_the_least_of_what_was_measured_is_learnt(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other services come up beside it: what runs then only adds."""
+    rows = PayingRows()
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200), paying_rows=rows)
+    num_timed: Counter[int] = Counter()
+
+    def timed(runner: ModelRunner, slots: list[int]) -> float:
+        num_timed[len(slots)] += 1
+        is_held_up = len(slots) > 1 and num_timed[len(slots)] != 2
+        return 10.0 * (3.0 if is_held_up else 1.0)
+
+    monkeypatch.setattr("llm_service.verifier.pass_ms", timed)
+    model: Any = None
+    loop: Loop = StepLoop(engine, "verifier")
+    try:
+        response = await warm_up(LlmServicer(model, engine, loop, 400))
+    finally:
+        loop.stop()
+    assert response.is_complete
+    assert num_timed[4] == 3
+    assert rows.row_times.ms(4) == pytest.approx(10.0, rel=0.1)
 
 
 async def test_while_a_request_is_under_way_nothing_is_measured(

@@ -11,14 +11,11 @@ from specgrove.loop.output import ProposedTree
 from specgrove.loop.token_tree import TokenTree, merge_trees
 from specgrove.loop.works import SsmTime, TreeShape
 from ssm_service.draft_tree import ROOT, Beam, DraftTree
+from tests.router.simulated_text import candidate_rates
 
 if TYPE_CHECKING:
     from tests.router.simulated_speed import Suite
 
-# How surely a drafter knows the next token differs from place to place: of a beta distribution these are the two parameters' sum.
-_SURENESS = 2.0
-# The others are right as often as the first is and leaves them, times this.
-_OTHER_SHARES = (0.6, 0.3)
 NO_CANDIDATE = 99
 # What another SSM proposes wrongly.
 _WRONG = 1000
@@ -66,7 +63,8 @@ class Drafted:
 
 def draft(suite: Suite, shape: TreeShape, ssms: tuple[str, ...]) -> Drafted:
     names = [name for name in suite.ssms if not ssms or name in ssms]
-    trees, times, choices = [], [], (NO_CANDIDATE,)
+    trees, times = [], []
+    choices: tuple[int, ...] = (NO_CANDIDATE,)
     if "ssm" in names:
         growing, choices = _grown(suite, shape)
         trees.append(("ssm", growing.best(0)))
@@ -90,12 +88,15 @@ def _as_proposed(suite: Suite, name: str, told: TokenTree) -> ProposedTree:
 
 def _grown(suite: Suite, shape: TreeShape) -> tuple[DraftTree, tuple[int, ...]]:
     """The first SSM's, and what the verifier chooses."""
+    if suite.text is not None:
+        growing, chosen = suite.text.grown(shape, suite.told)
+        return growing, (*chosen, NO_CANDIDATE)
     growing = DraftTree(shape, Beam())
     rates: dict[int, list[float]] = {}
     expanded = [ROOT] if suite.random.random() <= suite.found_rate else []
     while expanded and growing.num_children():
         for node in expanded:
-            rates[node] = _candidate_rates(suite, suite.hit_rate)[: growing.num_children()]
+            rates[node] = candidate_rates(suite.random, suite.hit_rate)[: growing.num_children()]
         children = [
             [(token, math.log(suite.told(rate))) for token, rate in enumerate(rates[node])] for node in expanded
         ]
@@ -111,7 +112,7 @@ def _grown_beside(suite: Suite, another: Another, shape: TreeShape, choices: tup
     while expanded and growing.num_children():
         children = []
         for node in expanded:
-            rates = _candidate_rates(suite, another.hit_rate)[: growing.num_children()]
+            rates = candidate_rates(suite.random, another.hit_rate)[: growing.num_children()]
             wrong = [_WRONG + rank for rank in range(len(rates))]
             depth = path.get(node)
             if depth is not None:
@@ -141,9 +142,3 @@ def _choices(suite: Suite, growing: DraftTree, rates: dict[int, list[float]]) ->
             return tuple(choices)
         node = node_of[node, token]
     return (*choices, NO_CANDIDATE)
-
-
-def _candidate_rates(suite: Suite, hit_rate: float) -> list[float]:
-    rate = suite.random.betavariate(_SURENESS * hit_rate, _SURENESS * (1 - hit_rate))
-    rate = min(max(rate, 1e-3), 0.999)
-    return [rate, *(rate * (1 - rate) * share for share in _OTHER_SHARES)]

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 
 from llm_service.paying_rows import PayingRows
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
-from router.tree_policy import AdaptiveTreePolicy, StaticTreePolicy
+from router.static_tree_policy import StaticTreePolicy
+from router.tree_policy import AdaptiveTreePolicy
 from specgrove.loop.drafting import SsmChoice
 from specgrove.loop.output import CommittedToken, Probe, Reading, Step, VerifiedTree
 from specgrove.loop.row_times import RowTimes
 from specgrove.loop.works import TreeShape
 from tests.router.simulated_drafts import NO_CANDIDATE, Another, Drafted, draft
+from tests.router.simulated_text import Text
 
 BOUNDS = TreeShape(32, 8)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -42,6 +44,8 @@ class Suite:
     found_rate: float = 1.0
     """How often drafters find anything to draft."""
     another: Another | None = None
+    text: Text | None = None
+    """What is written; without it each draft meets another place, with ``hit_rate``."""
     overhead_ms: float = 0.5
     tree_overhead_ms: float = 0.7
     num_sessions: int = 1
@@ -120,6 +124,8 @@ def serve(
         choose_ssms = suite.measurements.pauses.choice_for(lambda: suite.ssms)
         for step in _steps(suite, policy, choose_ssms, num_tokens, spent):
             policy.observe(step)
+            if suite.text is not None:
+                suite.text.position += len(step.tokens)
             spent.num_tokens += len(step.tokens)
             spent.num_steps += step.num_steps
             spent.num_trees += step.drafted_depth > 0

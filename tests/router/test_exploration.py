@@ -5,8 +5,38 @@ from __future__ import annotations
 from router.exploration import Exploration
 
 
-def test_the_budget_is_a_share_of_decoding_and_is_not_saved_up_for_long() -> None:
+def in_use() -> Exploration:
+    """Of a router that has made many steps, and has nothing saved."""
     exploration = Exploration()
+    exploration.earn(10_000, 10)
+    exploration.spend(30)
+    return exploration
+
+
+def test_a_fresh_router_may_spend_some_steps_worth_once() -> None:
+    exploration = Exploration()
+    assert exploration.is_affordable
+    exploration.earn(100, 10)
+    exploration.spend(59)
+    assert exploration.is_new
+    exploration.spend(2)
+    assert not exploration.is_new
+    exploration.spend(1)
+    assert not exploration.is_affordable
+
+
+def test_what_is_given_at_the_start_is_not_kept_for_later() -> None:
+    exploration = Exploration()
+    exploration.earn(5_110, 10)
+    assert exploration.is_new
+    exploration.earn(20, 10)
+    assert not exploration.is_new
+    exploration.spend(20)
+    assert not exploration.is_affordable
+
+
+def test_the_budget_is_a_share_of_decoding_and_is_not_saved_up_for_long() -> None:
+    exploration = in_use()
     assert not exploration.is_affordable
     exploration.earn(1000, 10)
     exploration.spend(2.9)
@@ -20,7 +50,7 @@ def test_the_budget_is_a_share_of_decoding_and_is_not_saved_up_for_long() -> Non
 
 def test_half_a_minute_of_decoding_pays_for_any_trial() -> None:
     """Drafters that read a prompt of 6,000 tokens for one trial ended all others for five minutes."""
-    exploration = Exploration()
+    exploration = in_use()
     exploration.earn(10**9, 10)
     exploration.spend(900)
     exploration.earn(29_999, 10)

@@ -9,7 +9,7 @@ import pytest
 from router.config import TreeConfig
 from router.exploration import Exploration
 from router.ssm_pauses import PAUSED, RETRIALS, SsmPauses, lost_without
-from router.tree_policy import StaticTreePolicy
+from router.static_tree_policy import StaticTreePolicy
 from specgrove.loop.drafting import waited_for
 from specgrove.loop.output import CommittedToken, ProposedTree, Step, VerifiedTree
 from specgrove.loop.token_tree import TokenTree
@@ -198,7 +198,7 @@ async def test_a_paused_ssm_is_not_asked_nor_are_hidden_states_for_it(monkeypatc
 
 def test_a_bad_ssm_beside_a_good_one_is_paused_soon_and_costs_nothing_then() -> None:
     suite = beside(Another(hit_rate=0.05, draft_ms=0.6))
-    serve(suite, num_requests=2)  # less than 256 steps
+    serve(suite, num_requests=3)  # less than 256 steps
     assert suite.measurements.pauses.is_paused("another")
     assert not suite.measurements.pauses.is_paused("ssm")
     pair = serve(suite, num_requests=24)

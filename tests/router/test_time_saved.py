@@ -6,7 +6,8 @@ import pytest
 
 from router.measurements import SessionTimes
 from router.speculation_counts import SpeculationCounts
-from router.tree_policy import AdaptiveTreePolicy, StaticTreePolicy
+from router.static_tree_policy import StaticTreePolicy
+from router.tree_policy import AdaptiveTreePolicy
 from specgrove.loop.output import Step
 from specgrove.loop.works import TreeShape
 from tests.router.simulated_speed import BOUNDS, Suite, serve

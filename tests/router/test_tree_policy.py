@@ -155,6 +155,15 @@ def test_what_drafts_take_is_believed_less_the_longer_ago_it_was_seen() -> None:
     assert time.ms(50, optimism=1.5) < soon < time.ms(50)
 
 
+def test_one_slow_draft_says_little_of_the_next_ones() -> None:
+    """The very first one wakes processes up: it made a drafter look five times as dear as it was."""
+    time = LevelTime()
+    time.observe(20, 10)
+    assert time.ms(10) < 3
+    time.observe(1, 10)
+    assert time.ms(10) == pytest.approx(1, rel=0.3)
+
+
 def test_rows_that_were_measured_as_dear_are_tried_all_the_same() -> None:
     """An int4 pair of which step times were measured once, on a busy machine: it never drafted again."""
     suite = after(suite_of(LARGE, hit_rate=0.85, draft_ms=3.0), "dear rows", 60)

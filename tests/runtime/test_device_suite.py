@@ -11,7 +11,7 @@ import torch
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
-from router.tree_policy import StaticTreePolicy
+from router.static_tree_policy import StaticTreePolicy
 from specgrove.kernels.device_memory import PassLimits
 from specgrove.loop import drafting, planning
 from specgrove.loop.request import GenerationRequest, SamplingParams
