@@ -215,9 +215,14 @@ void bind_sampling(py::module_& module) {
              [](const std::vector<Address>& matrices, int64_t width, const std::vector<int64_t>& rows) {
                std::vector<const float*> parts;
                for (const Address matrix : matrices) parts.push_back(at<float>(matrix));
-               std::vector<BFloat16> values(rows.size() * parts.size() * width);
-               bfloat16_rows(parts, width, rows, values.data());
-               return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(BFloat16));
+               const auto num_bytes = static_cast<py::ssize_t>(rows.size() * parts.size() * width * sizeof(BFloat16));
+               py::bytes values = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, num_bytes));
+               auto* const out = reinterpret_cast<BFloat16*>(PyBytes_AS_STRING(values.ptr()));
+               {
+                 const py::gil_scoped_release no_gil;
+                 bfloat16_rows(parts, width, rows, out);
+               }
+               return values;
              });
   module.def(
       "log_sum_exp", [](Address logits, int64_t vocab_size) { return log_sum_exp(at<float>(logits), vocab_size); },

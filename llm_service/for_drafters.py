@@ -1,7 +1,7 @@
 """What a finished pass tells drafters of a session that asks for it: hidden states of its rows, and what follows each row most probably.
 
-Called by the engine. Invariant: a session is told each row once, in order: those of its window from chunks of the opening item, then
-with every verdict those of the root and of the accepted nodes.
+Called by the engine. Invariant: a session is told each row once at most, in order: those of its window from chunks of the opening item,
+then with the verdicts of items that want them those of the root and of the accepted nodes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Whether the verifier shall tell a session's hidden states with its next steps. One per request, used by its tree policy.
 
 Telling them takes time of the LLM service and of the router, so they are asked for only where something is drafted, or will be soon. An
-SSM that reads them can't draft well before some have been told. Invariant: no draft is judged that was made with fewer.
+SSM that reads them can't draft well before some have been told. Invariant: no draft is judged that was made with fewer, but where the
+LLM's prefix cache has the prompt: then its last rows alone are told.
 """
 
 from __future__ import annotations

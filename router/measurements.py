@@ -28,6 +28,8 @@ _FIRST_OVERHEAD_MS = 0.5
 _MIN_WEIGHT = 0.05
 _NUM_SEEN_TO_CLIP = 8
 _MAX_TIMES_MEAN = 4.0
+# A session that drafts is out of step with the others of its replica: before that was seen, it waits for so much of a pass of theirs.
+_FIRST_WAIT_SHARE = 0.5
 # A step's time besides the forward pass counts up to this multiple of the pass: clients may be slow to read.
 _MAX_OVERHEAD_SHARE = 2.0
 # What a step with a tree takes more than one without is hoped to be half of it after so many steps without a tree, or while it was
@@ -43,8 +45,8 @@ _FIRST_LEVEL_NOISE = 1.0
 _DRAFT_NOISE = 0.4**2
 _LEVEL_DRIFT = 0.3**2 / 2000
 _MIN_LEVEL_NOISE = 0.1**2
-# One draft's surprise counts up to so many standard deviations. One that took longer than that may have woken processes up, as the first
-# one does: what is known is no surer for it, and the next ones say whether it was so.
+# One draft's surprise counts up to so many standard deviations. While little is known one that took longer may have woken processes up, as
+# the first one does: it counts less, what is known is no surer for it, and the next ones say whether it was so.
 _MAX_DEVIATIONS = 2.0
 _MAX_DEVIATIONS_ABOVE = 1.0
 
@@ -96,7 +98,8 @@ class LevelTime:
         log_ms = self._guess(pass_ms) if self._log_ms is None else self._log_ms
         total = self._variance + _DRAFT_NOISE
         deviation = math.sqrt(total)
-        surprise, most = math.log(max(ms, 1e-3)) - log_ms, _MAX_DEVIATIONS_ABOVE * deviation
+        surprise = math.log(max(ms, 1e-3)) - log_ms
+        most = (_MAX_DEVIATIONS_ABOVE if self._variance > _DRAFT_NOISE else _MAX_DEVIATIONS) * deviation
         gain = self._variance / total
         self._log_ms = log_ms + gain * min(max(surprise, -_MAX_DEVIATIONS * deviation), most)
         if surprise <= most:
@@ -125,6 +128,12 @@ class StepCosts:
     """Of the drafts those that were waited for; others had been drafted ahead."""
     num_since_tree: int = 0
     """Steps without a tree since the last one with."""
+
+    def expected_with_tree_ms(self, others_pass_ms: float) -> float:
+        """What a step with a tree takes; before one was seen no less than one without, and the wait for a pass of the others."""
+        if self.with_tree_ms.num_seen:
+            return self.with_tree_ms.mean
+        return max(self.with_tree_ms.mean, self.without_ms.mean + _FIRST_WAIT_SHARE * others_pass_ms)
 
     def hoped_with_tree_ms(self) -> float:
         """What a step with a tree may take by now: what was seen long ago, or seldom, is no reason not to look again."""

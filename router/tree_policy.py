@@ -165,9 +165,8 @@ class AdaptiveTreePolicy:
                 self._num_steps_to_choice = 1  # when the prompt has been read others may have come
         else:
             self._choose_not_to_draft(load)
-        is_asking = (
-            self._is_drafting and not self._times.has_begun
-        )  # the first tree comes after the prompt, whose states are told
+        # The first tree comes after the prompt, whose hidden states are told.
+        is_asking = self._is_drafting and not self._times.has_begun
         if self._wish.is_on and self._wish.num_missing and not is_asking:
             self._wait_to_draft()
 
@@ -244,7 +243,8 @@ class AdaptiveTreePolicy:
         """The best tree that gains so much on decoding without trees; ``None`` where there is none."""
         num_sessions, usual_ms = load.num_sessions, self._usual_ms(load)
         costs = self._times.shared.costs(num_sessions)
-        with_tree_ms = costs.hoped_with_tree_ms() if hope_of_times else costs.with_tree_ms.mean
+        others_ms = load.row_times.ms(num_sessions) if num_sessions > 1 else 0.0
+        with_tree_ms = costs.hoped_with_tree_ms() if hope_of_times else costs.expected_with_tree_ms(others_ms)
         level_ms = costs.level_time.ms(load.row_times.ms(1), hope_of_times)
         waited_ms = level_ms * costs.waited_share.mean
         tokens = self._gains.tokens(

@@ -113,9 +113,9 @@ class SessionParams:
     ``num_prompt_log_probs`` as in ``GenerationRequest``: wanted are those of the prompt's tokens from place ``prompt_log_probs_start`` on,
     before the first verdict. The first token, at place 0, has none.
 
-    ``hidden_layers``: those whose hidden states come with every verdict, and before the first one for up to ``hidden_window`` rows before
-    the opening work's last token: those that are computed for this session. ``num_row_top_k``: most probable tokens wanted of every
-    verified row.
+    ``hidden_layers``: those whose hidden states come with verdicts (``VerifyWork.tells_hidden_states``), and before the first one for up to
+    ``hidden_window`` rows before the opening work's last token: those that are computed for this session. ``num_row_top_k``: most probable
+    tokens wanted of every verified row.
     """
 
     sampling: SamplingParams

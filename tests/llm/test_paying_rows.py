@@ -171,9 +171,9 @@ def test_rows_of_unknown_time_are_tried() -> None:
 
 
 def test_rows_that_were_measured_while_other_services_came_up_are_soon_tried() -> None:
-    """Of a start beside an SSM service that loaded, three turns. One node of each tree was verified then, for a hundred passes."""
+    """Of a start beside an SSM service that loaded. One node of each tree was verified then, for a hundred passes."""
     rows = PayingRows()
-    for _ in range(3):
+    for _ in range(3):  # routers ask for a measurement that was not complete once more
         rows.row_times.learn_measured([(1, 19.6), (2, 24.4), (4, 29.0), (8, 46.6)])
     tree, kept, now_s = chain(0.45, 0.5, 0.5), 0, 0.0
     for _ in range(20):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from router.exploration import Exploration
 
 
@@ -23,6 +25,42 @@ def test_a_fresh_router_may_spend_some_steps_worth_once() -> None:
     assert not exploration.is_new
     exploration.spend(1)
     assert not exploration.is_affordable
+
+
+def test_the_sum_is_of_steps_as_they_are_and_not_of_a_slow_first_one() -> None:
+    exploration = Exploration()
+    exploration.earn(3_000, 3_000)
+    exploration.earn(100, 10)
+    exploration.spend(61)
+    assert not exploration.is_new
+
+
+def test_what_was_spent_before_a_step_was_seen_is_of_the_sum() -> None:
+    exploration = Exploration()
+    exploration.spend(50)
+    exploration.earn(100, 10)
+    assert exploration.has_saved
+    exploration.spend(11)
+    assert not exploration.is_new
+
+
+class Request:
+    pass
+
+
+def test_of_requests_that_come_at_once_one_spends_the_sum_and_not_for_ever() -> None:
+    exploration, first, second = Exploration(), Request(), Request()
+    exploration.earn(100, 10)
+    assert exploration.gives(first)
+    exploration.give(first)
+    assert exploration.gives(first)
+    assert not exploration.gives(second)
+    exploration.earn(640, 10)
+    assert exploration.gives(second)
+    exploration.give(second)
+    del second
+    gc.collect()
+    assert exploration.gives(first)
 
 
 def test_what_is_given_at_the_start_is_not_kept_for_later() -> None:

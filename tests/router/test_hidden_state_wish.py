@@ -26,7 +26,7 @@ class Watched(AdaptiveTreePolicy):
     def __init__(self, suite: Suite) -> None:
         super().__init__(BOUNDS, SessionTimes(suite.measurements, ""), reads_hidden_states=True)
         self.first: TreeShape | None = None
-        self.num_told, self.num_steps, self.num_that_tell = 0, 0, 0
+        self.num_told, self.num_steps, self.num_that_tell, self.num_trees = 0, 0, 0, 0
         self._is_telling, self._has_begun = False, False
 
     def shape(self) -> TreeShape:
@@ -46,13 +46,14 @@ class Watched(AdaptiveTreePolicy):
     def observe(self, step: Step) -> None:
         super().observe(step)
         self.num_steps += step.num_steps
+        self.num_trees += step.num_drafted_nodes > 0
         if self._is_telling:
             self.num_that_tell += step.num_steps
             self.num_told += len(step.tokens) if self._has_begun else NUM_TOLD_FIRST
         self._has_begun = True
 
 
-def watched(suite: Suite, num_requests: int) -> list[Watched]:
+def watched(suite: Suite, num_requests: int, num_tokens: int = 128) -> list[Watched]:
     """The policies of so many requests."""
     found: list[Watched] = []
 
@@ -61,7 +62,7 @@ def watched(suite: Suite, num_requests: int) -> list[Watched]:
             found.append(Watched(suite))
             yield found[-1]
 
-    serve(suite, policies(), num_requests=num_requests)
+    serve(suite, policies(), num_requests=num_requests, num_tokens=num_tokens)
     return found
 
 
@@ -94,8 +95,10 @@ def test_drafting_begins_in_the_midst_of_a_request() -> None:
     suite.measure()
     watched(suite, 30)
     suite.hit_rate = 0.9
-    watched(suite, 30)
-    assert serve(suite, num_requests=10).ratio(suite) > 1.5
+    (policy,) = watched(suite, 1, num_tokens=8000)
+    assert policy.first is not None
+    assert policy.first.max_num_nodes == 0
+    assert policy.num_trees > 100
 
 
 def test_ssms_that_read_none_wait_for_nothing() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.measurements import SessionTimes
+from router.measurements import SessionTimes, StepCosts
 from router.static_tree_policy import StaticTreePolicy
 from specgrove.loop.output import CommittedToken, Reading, Step
 from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreeShape
@@ -24,7 +24,6 @@ ROWS = {1: 10.3, 4: 12.0, 6: 13.2, 8: 17.3, 12: 25.0, 16: 31.8, 512: 875.0}
 FIXED_SHAPE = TreeShape(3, 2)
 _NUM_REQUESTS, _NUM_TOKENS = 5, 100
 _NUM_SEEDS = 10
-_NUM_TURNS = 3
 _NOISE = 0.12
 # By which factor passes take longer with noise: see ``Suite.pass_ms``.
 _MEAN_NOISE = math.exp(_NOISE**2 / 2) * 1.02
@@ -59,10 +58,7 @@ def fresh(seed: int, hit_rate: float, start: str, num_sessions: int = 1) -> Suit
     )  # fmt: skip
     error = STARTS[start](seed)
     suite.measure(error)
-    for _ in range(
-        _NUM_TURNS
-    ):  # the LLM service learns from each turn of its measurement, and tells the router the least
-        suite.paying_rows.row_times.learn_measured([(rows, true_ms(rows) * error(rows)) for rows in SIZES])
+    suite.paying_rows.row_times.learn_measured([(rows, true_ms(rows) * error(rows)) for rows in SIZES])
     return suite
 
 
@@ -117,3 +113,27 @@ def test_of_requests_that_come_at_once_one_finds_out() -> None:
     assert [policy.shape().max_num_nodes > 0 for policy in policies] == [True, *[False] * 7]
     del policy, policies[0]
     assert suite.policy(num_prompt_tokens=75, max_tokens=100).shape().num_steps == 1
+
+
+def test_sessions_that_come_together_do_not_all_draft_because_no_tree_was_seen_beside_so_many() -> None:
+    """A step with a tree seemed to take no time besides its pass, where those without had been seen to take some."""
+    num_trees = 0
+    for num_sessions, seed in itertools.product((3, 4, 5), range(3)):
+        suite = fresh(seed, 0.54, "quiet")
+        serve(suite, num_requests=5, num_tokens=100)
+        suite.num_sessions, suite.overhead_ms, suite.draft_ms = num_sessions, 6.0, 4.0
+        suite.tree_overhead_ms = suite.overhead_ms + 0.5 * true_ms(num_sessions)
+        plain = StaticTreePolicy(TreeShape(0, 0, num_steps=64), SessionTimes(suite.measurements, ""))
+        serve(suite, iter([plain]), num_requests=1, num_tokens=30)
+        num_trees += serve(suite, num_requests=2, num_tokens=100).num_trees
+    assert num_trees <= 25  # it was 45
+
+
+def test_what_was_seen_of_trees_counts_and_no_guess() -> None:
+    costs = StepCosts()
+    for _ in range(20):
+        costs.without_ms.add(6.0)
+    assert costs.expected_with_tree_ms(20.0) == pytest.approx(16.0)
+    assert costs.expected_with_tree_ms(0.0) == pytest.approx(6.0)
+    costs.with_tree_ms.add(1.0)
+    assert costs.expected_with_tree_ms(20.0) == 1.0
