@@ -223,6 +223,33 @@ def test_items_without_them_pay_nothing_and_later_ones_tell_their_own(
     assert set(recording.layers) == {()}
 
 
+def test_sessions_that_were_opened_without_them_tell_nothing_of_the_prompt_when_it_is_read_again(
+    runner: ModelRunner,
+) -> None:
+    """They gave way, and what drafters were told meanwhile begins behind the prompt."""
+    taker = Taker(
+        engine_of(ModelRunner(runner.decoder, 60), stream_interval_s=1.0, has_prefix_cache=False), closes=True
+    )
+    prompts = {number: PROMPT[: len(PROMPT) - number] for number in range(1, 5)}
+    committed = {number: list(prompt) for number, prompt in prompts.items()}
+    for number, prompt in prompts.items():
+        opened = replace(wanting(opening(f"s{number}", prompt)), tells_hidden_states=False)
+        taker.engine.add(number, opened)
+        for verdict in run_all(taker.engine):
+            committed[number] += verdict.token_ids
+    works = [
+        VerifyWork(f"s{number}", len(ids), (), TokenTree.of_root(ids[-1]), num_steps=NUM_TOKENS)
+        for number, ids in committed.items()
+    ]
+    for number, work in enumerate(works[1:], start=2):
+        taker.engine.add(number, work)
+    taker.verdict(1, works[0])
+    assert taker.engine.counts.num_preemptions > 0
+    for number, ids in committed.items():
+        assert taker.states[number].first_position == len(ids) - 1
+        assert taker.states[number].num_tokens == NUM_TOKENS
+
+
 def run_all(engine: VerifierEngine) -> list[Verdict]:
     """All verdicts, till nothing is left to do."""
     found = []
