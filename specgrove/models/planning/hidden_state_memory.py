@@ -14,9 +14,9 @@ from specgrove.models.planning.pass_memory import captured_bytes
 PLANNED_LAYERS = 3
 """What sessions will ask for isn't known when a model is loaded: EAGLE-3's SSMs read hidden states at three layers."""
 _HANDED_OUT_BYTES = 4  # of a number: float32
-_TOLD_BYTES = (
-    4 + 4 + 2 + 2 + 2 + 2
-)  # chosen, side by side, rounded, as bytes, those left for messages, and in a message
+# As bytes, those left for messages, and in a message; where torch rounds them also those chosen, side by side, and rounded.
+_TOLD_BYTES = 2 + 2 + 2
+_ROUNDED_BY_TORCH_BYTES = 4 + 4 + 2
 
 
 def handed_out_bytes(spec: DecoderSpec, shard: Shard, num_rows: int, num_layers: int = PLANNED_LAYERS) -> int:
@@ -24,9 +24,12 @@ def handed_out_bytes(spec: DecoderSpec, shard: Shard, num_rows: int, num_layers:
     return _HANDED_OUT_BYTES * _num_numbers(spec, shard, num_rows, num_layers)
 
 
-def told_bytes(spec: DecoderSpec, shard: Shard, num_rows: int, num_layers: int = PLANNED_LAYERS) -> int:
+def told_bytes(
+    spec: DecoderSpec, shard: Shard, num_rows: int, num_layers: int = PLANNED_LAYERS, *, on_gpu: bool = False
+) -> int:
     """What it takes beside them at most to tell a session all of them: copies, and the messages."""
-    return _TOLD_BYTES * _num_numbers(spec, shard, num_rows, num_layers)
+    of_number = _TOLD_BYTES + (_ROUNDED_BY_TORCH_BYTES if on_gpu else 0)
+    return of_number * _num_numbers(spec, shard, num_rows, num_layers)
 
 
 def gpu_apart_bytes(

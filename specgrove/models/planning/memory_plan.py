@@ -134,7 +134,8 @@ def _activation_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -
 
 
 def _told_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
-    return told_bytes(spec, shard, request.max_num_rows, request.num_hidden_layers)
+    on_gpu = request.on_gpu or request.num_gpu_processors is not None
+    return told_bytes(spec, shard, request.max_num_rows, request.num_hidden_layers, on_gpu=on_gpu)
 
 
 def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:

@@ -28,6 +28,7 @@ from specgrove.program.loading import load_decoder
 from specgrove.program.pass_numbers import PassBuffers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.program import Program
+from specgrove.runtime import hidden_values
 from specgrove.runtime.hidden_values import PassValues
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
@@ -92,7 +93,12 @@ def test_a_pass_on_a_gpu_beside_the_graphs_takes_as_much_as_is_planned(variant: 
             assert planned == (taken if num_rows == 200 else 2 * of_steps)
 
 
-def test_telling_a_session_all_rows_of_a_pass_takes_no_more_than_is_planned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_telling_a_session_all_rows_of_a_pass_takes_no_more_than_is_planned(
+    on_gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_gpu:
+        monkeypatch.setattr(hidden_values, "_is_native", lambda part: False)
     save_tiny("llama", tmp_path)
     spec = read_spec(tmp_path)
     num_rows, layers = 4096, (0, 1, 2)
@@ -107,7 +113,7 @@ def test_telling_a_session_all_rows_of_a_pass_takes_no_more_than_is_planned(tmp_
     pieces = [result.hidden_states for result in results if isinstance(result, PromptProgress)]
     assert b"".join(piece.values for piece in pieces if piece) == values
     taken += 2 * len(values)  # what is left for messages, and all messages
-    planned = told_bytes(spec, Shard.whole(spec), num_rows, len(layers))
+    planned = told_bytes(spec, Shard.whole(spec), num_rows, len(layers), on_gpu=on_gpu)
     assert 0.9 * planned < taken <= planned
 
 
@@ -124,6 +130,8 @@ def test_the_first_stage_alone_has_room_for_them_in_the_plan(num_gpu_processors:
     spec = read_spec(tmp_path)
     without, two = (_activation_bytes(spec, num_gpu_processors, num_layers) for num_layers in (0, 2))
     shard = ParallelLayout(num_stages=2).shard_of(0, spec)
-    of_a_pass = handed_out_bytes(spec, shard, 256, 2) + told_bytes(spec, shard, 256, 2)
+    of_a_pass = handed_out_bytes(spec, shard, 256, 2) + told_bytes(
+        spec, shard, 256, 2, on_gpu=num_gpu_processors is not None
+    )
     assert two[0] - without[0] == of_a_pass > 0
     assert two[1] == without[1]
