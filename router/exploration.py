@@ -13,6 +13,7 @@ import weakref
 # other, may be wrong by half, and the share alone would earn one trial in a hundred steps.
 _NUM_FIRST_STEPS_SPENT = 6.0
 _NUM_STEPS_NEW = 512.0
+# One request at a time spends it, for so many steps of all requests at most.
 _NUM_STEPS_HELD = 64.0
 # Of the time of decoding what may be spent, and how many steps' worth may be saved up.
 _EXPLORED_SHARE = 0.003
