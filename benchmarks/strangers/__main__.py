@@ -4,9 +4,11 @@
 
 The router is the real process, with the tokenizer of a real model (``--model``); the LLM service is a toy that answers each
 ``--pass-ms``, so nothing but the router makes a stream wait. One client streams, without speculation. Another process sends the worst
-requests of a kind as fast as it gets answers (``benchmarks.strangers.attacks`` lists the kinds). Told are the stream's gaps with and
-without that, by the clock, and the largest processor time of one turn of the router's event loop. The second one does not depend on
-what else the machine does.
+requests of a kind as fast as it gets answers (``benchmarks.strangers.attacks`` lists the kinds). Told are the stream's gaps by the
+clock, and the largest processor time of one turn of the router's event loop, which does not depend on what else the machine does.
+
+Where processes are more than cores a stream waits for a core, too. So a second stream runs at the same time, through another router
+that nobody troubles: what the first has more than that is what the strangers do to it.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Router:
 
 @contextlib.contextmanager
 def suite(folder: Path, model: Path, pass_ms: float) -> Iterator[Router]:
-    """Starts the toy and the router."""
+    """Starts a toy and a router before it."""
+    folder.mkdir()
     llm, router, record, http = (
         f"unix:{folder}/llm.sock",
         f"unix:{folder}/router.sock",
@@ -83,8 +86,19 @@ def suite(folder: Path, model: Path, pass_ms: float) -> Iterator[Router]:
         yield Router(router, http, processes[-1].pid, record)
 
 
-async def gaps_ms(address: str, seconds: float) -> list[float]:
-    """Between two pieces of a stream, in milliseconds, the largest one last."""
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Between two pieces of a stream, in milliseconds, rising."""
+
+    ms: tuple[float, ...]
+
+    def __str__(self) -> str:
+        num_long = sum(gap > _LIMIT_MS for gap in self.ms)
+        return f"{self.ms[-1]:.0f} ms (p99 {self.ms[int(len(self.ms) * 0.99)]:.0f}, {num_long} above {_LIMIT_MS:.0f})"
+
+
+async def gaps_of(address: str, seconds: float) -> Gaps:
+    """Of a stream through the router at ``address``."""
     request = router_pb2.GenerateRequest(
         text="Tell me about trees.",
         max_tokens=90_000,
@@ -102,19 +116,20 @@ async def gaps_ms(address: str, seconds: float) -> list[float]:
             if now_s > until_s:
                 break
         call.cancel()
-    return sorted(found)
+    return Gaps(tuple(sorted(found)))
 
 
-def _told(gaps: list[float]) -> str:
-    num_long = sum(gap > _LIMIT_MS for gap in gaps)
-    return f"{gaps[-1]:5.0f} ms (p99 {gaps[int(len(gaps) * 0.99)]:3.0f}, {num_long:2d} above {_LIMIT_MS:.0f})"
+async def gaps_of_both(troubled: Router, untroubled: Router, seconds: float) -> tuple[Gaps, Gaps]:
+    """Of two streams at the same time."""
+    both = await asyncio.gather(*(gaps_of(router.address, seconds) for router in (troubled, untroubled)))
+    return both[0], both[1]
 
 
-def measured(router: Router, kind: str | None, seconds: float) -> str:
-    """A line's end: what the stream saw, and what the loop took."""
+def measured(router: Router, untroubled: Router, kind: str | None, seconds: float) -> str:
+    """A line's end: what the streams saw, and what the loop took."""
     router.longest_turn()
     if kind is None:
-        gaps, outcomes = asyncio.run(gaps_ms(router.address, seconds)), ""
+        (gaps, others), outcomes = asyncio.run(gaps_of_both(router, untroubled, seconds)), ""
     else:
         command = [
             sys.executable,
@@ -126,10 +141,10 @@ def measured(router: Router, kind: str | None, seconds: float) -> str:
             str(seconds),
         ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacking:
-            gaps = asyncio.run(gaps_ms(router.address, seconds + 1))
+            gaps, others = asyncio.run(gaps_of_both(router, untroubled, seconds + 1))
             outcomes = attacking.communicate()[0].strip()
     spent_ms, who = router.longest_turn()
-    return f"gap {_told(gaps)}; longest turn {spent_ms:5.1f} ms, {who}; {outcomes}"
+    return f"gap {gaps}; through the other router {others}; longest turn {spent_ms:.1f} ms, {who}; {outcomes}"
 
 
 def main() -> int:
@@ -141,10 +156,14 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help=f"a folder with a tokenizer (default: {DEFAULT_LLM})")
     arguments = parser.parse_args()
     model = arguments.model or Path("~/.cache/specgrove").expanduser() / DEFAULT_LLM
-    with tempfile.TemporaryDirectory() as folder, suite(Path(folder), model, arguments.pass_ms) as router:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        suite(Path(folder) / "troubled", model, arguments.pass_ms) as router,
+        suite(Path(folder) / "untroubled", model, arguments.pass_ms) as untroubled,
+    ):
         for kind in (None, *arguments.kinds):
             name = "nobody else" if kind is None else ATTACKS[kind].what
-            print(f"{name}: {measured(router, kind, arguments.seconds)}", flush=True)
+            print(f"{name}: {measured(router, untroubled, kind, arguments.seconds)}", flush=True)
     return 0
 
 
