@@ -5,6 +5,7 @@ Committing an accepted path is moving ids from one list to another: no keys or v
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from specgrove.errors import ResourceExhaustedError
@@ -15,7 +16,7 @@ class SlotPool:
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._free = array("i", range(num_slots - 1, -1, -1))
 
     @property
     def num_free(self) -> int:
@@ -23,9 +24,9 @@ class SlotPool:
         return len(self._free)
 
     @property
-    def free_slots(self) -> tuple[int, ...]:
-        """Them."""
-        return tuple(self._free)
+    def free_slots(self) -> array[int]:
+        """Them, not to be changed."""
+        return self._free
 
     def allocate(self, num_slots: int) -> list[int]:
         """Raises ``ResourceExhaustedError`` and takes none when fewer are free."""
@@ -35,7 +36,7 @@ class SlotPool:
             )
         if num_slots == 0:
             return []
-        slots = self._free[-num_slots:]
+        slots = self._free[-num_slots:].tolist()
         del self._free[-num_slots:]
         slots.reverse()
         return slots
