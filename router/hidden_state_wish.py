@@ -7,6 +7,8 @@ LLM's prefix cache has the prompt: then its last rows alone are told.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 # Tokens whose hidden states are told before drafts are looked at: of a whole window the last ones say most.
 _NUM_TOLD_FIRST = 16
 # Drafting that has stopped may go on soon, as where another session came and went: for so many tokens SSMs are kept up to date.
@@ -16,7 +18,8 @@ _NUM_TOLD_AFTER = 32
 class HiddenStateWish:
     """Off at first; where no SSM reads hidden states nothing is ever missing."""
 
-    def __init__(self, *, is_read: bool) -> None:
+    def __init__(self, is_read: Callable[[], bool]) -> None:
+        """``is_read``: whether an SSM that may be asked now reads them. One that is paused is not asked."""
         self._is_read = is_read
         self._num_told = 0
         self._num_to_tell = 0
@@ -26,7 +29,12 @@ class HiddenStateWish:
     @property
     def num_missing(self) -> int:
         """Tokens whose hidden states are still to be told before anything is drafted."""
-        return max(_NUM_TOLD_FIRST - self._num_told, 0) if self._is_read else 0
+        return max(_NUM_TOLD_FIRST - self._num_told, 0) if self._is_read() else 0
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether they are to be told to somebody."""
+        return self.is_on and self._is_read()
 
     def want(self, *, is_drafting: bool) -> None:
         """Something is to be drafted, at once or as soon as nothing is missing: for the verifier, or only to see what it is worth."""

@@ -39,6 +39,7 @@ from specgrove.features import FEATURES
 from specgrove.loop.output import Step
 from specgrove.loop.speculation import Session
 from specgrove.loop.told import HiddenRoom
+from specgrove.loop.verifier_knowledge import DrafterWishes
 from specgrove.ranges import MIN_TEMPERATURE
 from specgrove.serving.api_keys import ASKING_KEY
 from specgrove.telemetry.logs import mark_lines
@@ -252,19 +253,26 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         choose_ssms = None
         if is_adaptive(options, self._trees) and not (options.disabled or options.ssms):
             choose_ssms = self.pauses.choice_for(lambda: self._ssms.present_ssms)
-        wanted = options if choose_ssms is None else replace(options, ssms=choose_ssms())
-        wishes = self._ssms.wishes_of(wanted)
+
+        def wishes() -> DrafterWishes:  # now: an SSM that is paused has none
+            return self._ssms.wishes_of(options if choose_ssms is None else replace(options, ssms=choose_ssms()))
+
+        told = wishes()
+        policy = policy_for(
+            request, self._trees, self._measurements, max_num_nodes,
+            reads_hidden_states=lambda: bool(told.hidden_layers and wishes().hidden_layers),
+        )  # fmt: skip
         return Session(
             request,
             self._ssms.drafters_for(options),
             self._verifier,
-            policy_for(request, self._trees, self._measurements, max_num_nodes, wishes),
+            policy,
             vocab_size=model.vocab_size,
             max_model_len=model.max_model_len,
             correct=functools.partial(
                 self._measurements.calibration.corrected, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE
             ),
-            wishes=wishes,
+            wishes=told,
             choose_ssms=choose_ssms,
             hidden_room=self.hidden_room,
         )

@@ -11,6 +11,7 @@ the output.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,6 @@ from router.tree_gains import TreeGains, TreePromises, num_levels_of
 from specgrove.loop.output import Probe, Step
 from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import GenerationRequest, SpeculationOptions
-from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
 from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreePrices, TreeShape
 from specgrove.ranges import MIN_TEMPERATURE
 
@@ -68,13 +68,13 @@ class AdaptiveTreePolicy:
         times: SessionTimes,
         *,
         ssms: tuple[str, ...] = (),
-        reads_hidden_states: bool = False,
+        reads_hidden_states: Callable[[], bool] = lambda: False,
         num_prompt_tokens: int = 0,
         max_tokens: int = _TYPICAL_NUM_TOKENS,
     ) -> None:
         """``ssms`` are those that the client asked for, which are never paused; empty: all, as long as they are worth their time.
 
-        ``reads_hidden_states``: whether one of those that may draft does.
+        ``reads_hidden_states``: whether one of those that may be asked now does.
         """
         self._bounds = bounds
         self._times = times
@@ -89,7 +89,7 @@ class AdaptiveTreePolicy:
         self._was_hit = False
         self._num_unread_tokens = num_prompt_tokens
         self._num_tokens_left = min(max_tokens, _TYPICAL_NUM_TOKENS)
-        self._wish = HiddenStateWish(is_read=reads_hidden_states)
+        self._wish = HiddenStateWish(reads_hidden_states)
 
     def shape(self) -> TreeShape:
         """The shape for the next step; where it is empty, the number of steps that it holds for, and perhaps a probe."""
@@ -155,7 +155,8 @@ class AdaptiveTreePolicy:
         self._trial = None
         if not load.row_times.is_known:
             self._wish.want(is_drafting=False)
-            self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=1, wants_hidden_states=True), 1
+            self._choice = replace(_NO_TREE, num_steps=1, wants_hidden_states=self._wish.is_of_use)
+            self._num_steps_to_choice = 1
             return
         best = self._best(load, min_gain=1.0 if self._is_drafting else _MIN_GAIN)
         self._is_drafting = best is not None and (self._is_drafting or self._pays_for_reading(best, load))
@@ -169,6 +170,8 @@ class AdaptiveTreePolicy:
         is_asking = self._is_drafting and not self._times.has_begun
         if self._wish.is_on and self._wish.num_missing and not is_asking:
             self._wait_to_draft()
+        if self._choice.wants_hidden_states and not self._wish.is_of_use:
+            self._choice = replace(self._choice, wants_hidden_states=False)
 
     def _wait_to_draft(self) -> None:
         """Till drafters have been told what they read: the verifier goes on without a tree meanwhile."""
@@ -281,9 +284,12 @@ def policy_for(
     config: TreeConfig,
     measurements: Measurements,
     max_num_nodes: int,
-    wishes: DrafterWishes = NO_WISHES,
+    reads_hidden_states: Callable[[], bool] = lambda: False,
 ) -> TreePolicy:
-    """A request's policy; no tree has more than ``max_num_nodes``, which are the service's. ``wishes`` are those of its drafters."""
+    """A request's policy; no tree has more than ``max_num_nodes``, which are the service's.
+
+    ``reads_hidden_states``: whether an SSM that may be asked now does.
+    """
     options, times = (
         request.speculation,
         SessionTimes(measurements, request.session_id, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE),
@@ -301,7 +307,7 @@ def policy_for(
         shape,
         times,
         ssms=options.ssms,
-        reads_hidden_states=bool(wishes.hidden_layers),
+        reads_hidden_states=reads_hidden_states,
         num_prompt_tokens=len(request.prompt_token_ids),
         max_tokens=request.max_tokens,
     )

@@ -12,7 +12,6 @@ from router.measurements import SessionTimes
 from router.tree_policy import AdaptiveTreePolicy, policy_for
 from specgrove.loop.output import Step
 from specgrove.loop.request import GenerationRequest, SpeculationOptions
-from specgrove.loop.verifier_knowledge import DrafterWishes
 from specgrove.loop.works import TreeShape
 from tests.router.simulated_speed import BOUNDS, Suite, serve
 from tests.router.test_tree_policy import BFLOAT16, INT4, suite_of
@@ -20,11 +19,16 @@ from tests.router.test_tree_policy import BFLOAT16, INT4, suite_of
 NUM_TOLD_FIRST = 16
 
 
+def always() -> bool:
+    """An SSM that reads them is asked."""
+    return True
+
+
 class Watched(AdaptiveTreePolicy):
     """Looks that what is drafted follows hidden states that were told, without a gap; counts steps that tell them."""
 
     def __init__(self, suite: Suite) -> None:
-        super().__init__(BOUNDS, SessionTimes(suite.measurements, ""), reads_hidden_states=True)
+        super().__init__(BOUNDS, SessionTimes(suite.measurements, ""), reads_hidden_states=always)
         self.first: TreeShape | None = None
         self.num_told, self.num_steps, self.num_that_tell, self.num_trees = 0, 0, 0, 0
         self._is_telling, self._has_begun = False, False
@@ -102,14 +106,14 @@ def test_drafting_begins_in_the_midst_of_a_request() -> None:
 
 
 def test_ssms_that_read_none_wait_for_nothing() -> None:
-    wish = HiddenStateWish(is_read=False)
+    wish = HiddenStateWish(lambda: False)
     wish.want(is_drafting=False)
-    assert wish.is_on
+    assert not wish.is_of_use
     assert wish.num_missing == 0
 
 
 def test_what_was_told_long_ago_counts_no_more() -> None:
-    wish = HiddenStateWish(is_read=True)
+    wish = HiddenStateWish(always)
     wish.observe(30, reads_prompt=True)
     assert wish.num_missing == NUM_TOLD_FIRST
     wish.want(is_drafting=False)
@@ -125,7 +129,7 @@ def test_what_was_told_long_ago_counts_no_more() -> None:
 
 def test_where_drafting_stops_they_are_told_for_a_while() -> None:
     """Another session may have come, and will go."""
-    wish = HiddenStateWish(is_read=True)
+    wish = HiddenStateWish(always)
     wish.want(is_drafting=True)
     wish.observe(1, reads_prompt=True)
     for _ in range(2):
@@ -136,10 +140,29 @@ def test_where_drafting_stops_they_are_told_for_a_while() -> None:
     assert not wish.is_on
 
 
+def test_an_ssm_that_is_paused_in_the_midst_of_a_request_is_told_nothing_more() -> None:
+    suite = suite_of(BFLOAT16, hit_rate=0.6)
+    suite.measure()
+    is_paused, shapes = False, []
+
+    class Told(AdaptiveTreePolicy):
+        def shape(self) -> TreeShape:
+            shapes.append(super().shape())
+            return shapes[-1]
+
+    policy = Told(BOUNDS, SessionTimes(suite.measurements, ""), reads_hidden_states=lambda: not is_paused)
+    serve(suite, iter([policy]), num_requests=1, num_tokens=64)
+    assert all(shape.wants_hidden_states for shape in shapes)
+    assert sum(shape.max_num_nodes > 0 for shape in shapes) > len(shapes) / 2
+    is_paused = True
+    late = [policy.shape() for _ in range(16)][8:]  # a choice holds for some steps
+    assert not any(shape.wants_hidden_states for shape in late)
+    assert any(shape.max_num_nodes > 0 for shape in late)  # others draft
+
+
 def test_a_request_without_speculation_wants_none() -> None:
     suite = suite_of(BFLOAT16, hit_rate=0.6)
-    wishes = DrafterWishes((1, 2), 8)
     request = GenerationRequest("s", (1, 2, 3), 100, speculation=SpeculationOptions(disabled=True))
-    assert not policy_for(request, TreeConfig(), suite.measurements, 63, wishes).shape().wants_hidden_states
+    assert not policy_for(request, TreeConfig(), suite.measurements, 63, always).shape().wants_hidden_states
     static = GenerationRequest("s", (1, 2, 3), 100, speculation=SpeculationOptions(max_num_nodes=3, max_depth=3))
-    assert policy_for(static, TreeConfig(), suite.measurements, 63, wishes).shape().wants_hidden_states
+    assert policy_for(static, TreeConfig(), suite.measurements, 63, always).shape().wants_hidden_states
