@@ -2,15 +2,17 @@
 
 Reading a body's JSON and checking it by its endpoint's model hold the interpreter up, in a thread as well as on the loop. Invariants: no
 body has more values than are read in less than 50 ms. Large ones are read and converted one after another, and whose turn it is waits for
-nothing else. Those that wait have a bound.
+nothing else; for as long as reading one held the loop up, no other is read. Those that wait have a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
@@ -40,9 +42,14 @@ ValueT = TypeVar("ValueT")
 class LargeBodies:
     """Those of one application: one is read and converted, others wait."""
 
-    def __init__(self, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
-        """``max_waiting_bytes`` counts the one whose turn it is, too."""
+    def __init__(
+        self,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """``max_waiting_bytes`` counts the one whose turn it is, too. ``sleep`` takes seconds."""
         self._max_waiting_bytes = max_waiting_bytes
+        self._sleep = sleep
         self._random = Random()
         # Long answers may have all threads of the loop's pool.
         self.thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="bodies")
@@ -58,6 +65,13 @@ class LargeBodies:
                 round(self._random.uniform(*_RETRY_DELAYS_MS)),
             )
         return _Place(self, num_bytes)
+
+    async def read(self, request: Request) -> None:
+        """Reads its JSON, which holds the loop up; then others have the loop for as long. Streams take several turns for a token."""
+        started_s = time.perf_counter()
+        with contextlib.suppress(ValueError, RecursionError):  # reading it once more, FastAPI says what is wrong
+            await request.json()
+        await self._sleep(time.perf_counter() - started_s)
 
 
 class _Place:
@@ -135,6 +149,7 @@ def routes_in_turns(max_body_bytes: int, large: LargeBodies) -> type[APIRoute]:
                         return _unread()
                     await check(content)
                     await turns.take(len(content))
+                    await large.read(request)
                     return await handle(request)
 
             return handle_in_turn
