@@ -11,7 +11,7 @@ from benchmarks.fleet.__main__ import main
 from benchmarks.fleet.simulation import FleetShape, Simulation, Speculation
 from benchmarks.fleet.times import Rows, Times, rising
 from benchmarks.fleet.workload import Arrival, Outcome, Served, Workload
-from benchmarks.load import Way, _prompts, speculation_of
+from benchmarks.load.calibration import speculation_of
 from specgrove.client.output import Usage
 
 # A pass takes 10 ms for one row and 1 ms for each further one.
@@ -177,10 +177,3 @@ def test_trees_are_told_from_usage() -> None:
     assert found.tokens_per_step == pytest.approx(2.25)
     seldom = Usage(10, 41, 40, (), (2,), (), 2, 1.0, 1.0, 1.0, 1.0, 0, 0)
     assert speculation_of([seldom]) is None
-
-
-def test_prompts_have_the_lengths_asked_for() -> None:
-    assert [len(prompt) for prompt in _prompts(list(range(2000)), [40, 500])] == [32, 800, 40, 500]
-    with pytest.raises(ValueError, match="prompts of 1000 tokens, not of 1500"):
-        _prompts([0] * 1000, [1500])
-    assert Way(is_speculative=True, prefix=(1,)).name == "speculative, prefix shared"

