@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.$$$$; \
 	cmp -s build/modules.$$$$ $(MODULE_LIST) || cp build/modules.$$$$ $(MODULE_LIST); rm -f build/modules.$$$$)
 
-.PHONY: demo test fuzz slow-test check setup protos settings-page check-settings bench bench-cpu-peers paper-tables gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
+.PHONY: demo test fuzz slow-test check setup protos settings-page check-settings bench bench-load bench-cpu-peers paper-tables gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -46,6 +46,11 @@ slow-test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving
+
+# Many clients at once; with VLLM_PYTHON=... beside vLLM, which that interpreter has (docs/benchmarks.md says how to get one). BENCH_OPTIONS go to
+# the program, as --clients and --rounds, of which the last ones count.
+bench-load: setup
+	$(BIN)/python -m benchmarks.load --clients 32 128 --rounds 5 $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) $(BENCH_OPTIONS)
 
 # llama.cpp and OpenVINO have a Python of their own (built in about 6 minutes, without AMX where the compiler breaks it); give VLLM_PYTHON=... for an
 # interpreter that has vLLM's CPU build, LLAMA_SERVER=... for llama.cpp's server (`make build/peers/bin/llama-server` builds one). BENCH_OPTIONS go to

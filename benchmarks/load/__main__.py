@@ -50,7 +50,7 @@ _MIN_MODEL_LEN = 2048
 _DEFAULT_MAX_REQUESTS = 64  # a router's
 
 
-def _loads(arguments: argparse.Namespace) -> Iterator[tuple[Load, Workload]]:
+def loads_of(arguments: argparse.Namespace) -> Iterator[tuple[Load, Workload]]:
     """What is measured, and the workload that it was made of."""
     prompts, outputs = tuple(arguments.prompt_lens), tuple(arguments.output_lens)
     for per_s in arguments.per_s or ():
@@ -63,7 +63,7 @@ def _loads(arguments: argparse.Namespace) -> Iterator[tuple[Load, Workload]]:
         yield Load(f"{num_clients} clients", behind_calibration(arrivals), num_clients), workload
 
 
-def _suite_config(folder: Path, ssms: tuple[str, ...], arguments: argparse.Namespace) -> SuiteConfig:
+def suite_config_of(folder: Path, ssms: tuple[str, ...], arguments: argparse.Namespace) -> SuiteConfig:
     """All clients are let in at once, as they are by other servers; beside one, keys and values have as much memory as there."""
     config = suite_config(folder, ssms, arguments.precision)
     num_clients = max([_DEFAULT_MAX_REQUESTS, *(arguments.clients or ())])
@@ -89,15 +89,17 @@ async def measure(
     """All loads, all ways by turns."""
     limits = Limits(arguments.first_token_limit_s, arguments.token_limit_ms / 1e3)
     async with AsyncClient(suite.address) as client:
-        ours = [OverGrpc(client, prompts, is_speculative=is_speculative) for is_speculative in (False, True)]
-        ways = [Way(asking) for asking in (*ours, *others)]
+        prefixes: list[tuple[int, ...]] = [()]
         if arguments.prefix:
-            prefix = tuple((prompts[LONG] * (arguments.prefix // LONG_LEN + 1))[: arguments.prefix])
-            ways += [Way(way.asking, prefix) for way in ways]
+            prefixes.append(tuple((prompts[LONG] * (arguments.prefix // LONG_LEN + 1))[: arguments.prefix]))
+        ways = []
+        for prefix in prefixes:
+            ours = [OverGrpc(client, prompts, is_speculative=is_speculative) for is_speculative in (False, True)]
+            ways += [Way(asking, prefix) for asking in (*ours, *others)]
         times = None
         if arguments.check or arguments.write_times:
             console.print("measuring the services by themselves")
-            times = await measured_times(suite, ours[0])
+            times = await measured_times(suite, ways[0].asking)
             if arguments.write_times:
                 times.write(arguments.write_times)
         for load, workload in loads:
@@ -166,7 +168,7 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
 def _run(arguments: argparse.Namespace, console: Console) -> None:
     """Whatever can be found wrong at once is, before anything is loaded. Raises ``ValueError`` and ``AskingError``."""
     python, version = found_vllm(arguments.vllm_python) if arguments.vllm_python else (None, None)
-    loads = list(_loads(arguments))
+    loads = list(loads_of(arguments))
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=console.print)
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS_ON_CPU
     prompts = prompts_of(Prompts.of(folder, "alpaca").long, arguments.prompt_lens)
@@ -191,7 +193,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
             console.print(f"starting {config.name}")
             others.append(running.enter_context(vllm_started(config, prompts)))
         console.print("starting the suite")
-        suite = running.enter_context(Suite(_suite_config(folder, ssms, arguments)))
+        suite = running.enter_context(Suite(suite_config_of(folder, ssms, arguments)))
         asyncio.run(measure(suite, ssms, others, loads, arguments, prompts, console))
     beside = "".join(f", beside {other.name}" for other in others)
     facts = conditions() | {"model": f"{folder.name} in {arguments.precision}, SSMs {' '.join(ssms)}{beside}"}

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.fleet.workload import Arrival, Outcome
 from benchmarks.load import group
-from benchmarks.load.__main__ import parse_arguments
+from benchmarks.load.__main__ import loads_of, parse_arguments, suite_config_of
 from benchmarks.load.asking import Asking, AskingError, prompts_of
 from benchmarks.load.group import Group
 from benchmarks.load.over_openai import OpenAiServer, OverOpenAi, times_of_tokens
@@ -273,6 +273,27 @@ def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFi
             parse_arguments(words)
     assert "nothing to measure" in capsys.readouterr().err
     assert parse_arguments(["--clients", "8"]).rounds == 1
+
+
+def test_a_router_lets_all_clients_in_at_once() -> None:
+    alone = suite_config_of(Path("model"), ("lookup",), parse_arguments(["--clients", "8", "200"]))
+    assert alone.router_arguments == ("--max-requests", "200", "--max-requests-per-connection", "200")
+    assert "--kv-memory" not in alone.llm_arguments
+
+
+def test_keys_and_values_have_as_much_memory_as_in_the_other_server() -> None:
+    words = ["--clients", "8", "--vllm-python", "python", "--kv-gib", "3"]
+    beside = suite_config_of(Path("model"), ("lookup",), parse_arguments(words))
+    assert beside.llm_arguments[-2:] == ("--kv-memory", "3GiB")
+
+
+def test_a_load_has_two_requests_for_each_client_at_least() -> None:
+    found = [
+        load for load, _ in loads_of(parse_arguments(["--clients", "8", "128", "--per-s", "2", "--duration-s", "10"]))
+    ]
+    assert [load.num_clients for load in found] == [None, 8, 128]
+    assert len(found[2].arrivals) == pytest.approx(256, rel=0.2)
+    assert min(arrival.prompt for load in found for arrival in load.arrivals) == 2
 
 
 def test_a_group_says_how_its_command_ended(tmp_path: Path) -> None:
