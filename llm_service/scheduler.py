@@ -6,9 +6,10 @@ prompts share a pass's rows, so that a short one does not wait for a long one. W
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from llm_service.row_shares import prompt_shares
 from llm_service.session import PendingWork
 from specgrove.config import MAX_NUM_KNOWN_ROWS
 
@@ -44,7 +45,8 @@ def plan_pass(
     trees: list[PlannedPart] = []
     chunks: list[PlannedPart] = []
     tree_budget, known_budget = max_num_tree_rows, max_num_known_rows
-    shares = _shares([work.session.num_uncached for work in pending if not work.is_in_flight], max_num_chunk_tokens)
+    lens = [work.session.num_uncached for work in pending if not work.is_in_flight]
+    shares = iter(prompt_shares(lens, max_num_chunk_tokens))
     max_num_parts = -(-len(pending) // max_num_in_flight)
     for work in pending:
         if work.is_in_flight:
@@ -62,24 +64,3 @@ def plan_pass(
         tree_budget -= num_nodes if has_tree else 0
         (chunks if chunk_len else trees).append(PlannedPart(work, chunk_len, has_tree))
     return (*trees, *chunks)
-
-
-def _shares(lens: Sequence[int], budget: int) -> Iterator[int]:
-    """Parts of ``budget`` for prompts of these lengths, in order of arrival.
-
-    Half is shared evenly, so that a short prompt does not wait for a long one; the rest goes to the first in line, so that of
-    many long ones some end early.
-    """
-    shares = [0] * len(lens)
-    even, num_left = budget // 2, sum(length > 0 for length in lens)
-    for index in sorted(range(len(lens)), key=lambda index: lens[index]):
-        if lens[index] > 0:
-            shares[index] = min(lens[index], even // num_left)
-            even -= shares[index]
-            num_left -= 1
-    left = budget - sum(shares)
-    for index, length in enumerate(lens):
-        more = min(length - shares[index], left)
-        shares[index] += more
-        left -= more
-    return iter(shares)
