@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.fleet.simulation import ENDLESS, Busy, FleetShape, Simulation, Speculation
+from benchmarks.fleet.shape import ENDLESS, FleetShape, Speculation
+from benchmarks.fleet.simulation import Busy, Simulation
 from benchmarks.fleet.times import Times
 from benchmarks.fleet.workload import S_PER_DAY, Outcome, Workload
 
@@ -66,6 +68,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--llms", type=int, nargs="+", default=[1], help="LLM replicas; a line for each number")
     add("--ssms", type=int, default=1, help="SSM replicas")
     add("--slots", type=int, default=ENDLESS, help="KV slots of an LLM replica")
+    add("--stream-interval-ms", type=float, default=FleetShape().stream_interval_ms, help="the LLM service's setting")
+    add("--passes-ahead", action="store_true", help="LLM replicas begin a pass before the last one's end: on GPUs")
     add(
         "--tree", type=float, nargs=3, metavar=("NODES", "LEVELS", "TOKENS"),
         help="speculation: nodes and levels of a tree, and tokens that a step gives; without it decoding is incremental",
@@ -88,9 +92,14 @@ def main(command_line: list[str] | None = None) -> int:
         workload = Workload(per_s, tuple(arguments.prompt_lens), tuple(arguments.output_lens))
         tree = arguments.tree
         speculation = None if tree is None else Speculation(int(tree[0]), int(tree[1]), tree[2])
-        shapes = [
-            FleetShape(arguments.routers, num_llms, arguments.ssms, arguments.slots) for num_llms in arguments.llms
-        ]
+        shape = FleetShape(
+            arguments.routers,
+            num_ssms=arguments.ssms,
+            num_slots=arguments.slots,
+            stream_interval_ms=arguments.stream_interval_ms,
+            has_passes_ahead=arguments.passes_ahead,
+        )
+        shapes = [replace(shape, num_llms=num_llms) for num_llms in arguments.llms]
     except (OSError, ValueError) as error:
         sys.exit(f"python -m benchmarks.fleet: {error}")
     table = outcome_table(f"{per_s:g} requests a second for {arguments.duration_s:g} s, simulated")

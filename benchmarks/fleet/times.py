@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-_CURVES = ("pass_ms", "prompt_ms", "level_ms")
+_CURVES = ("pass_ms", "prompt_ms", "overhead_ms", "level_ms")
 
 
 @dataclass(slots=True)
@@ -33,10 +33,8 @@ class Times:
     for a token."""
     prompt_ms: tuple[tuple[int, float], ...] | None = None
     """The same of a prompt's rows, of which only the last one is asked; ``None``: they take as much."""
-    pass_overhead_ms: float = 0.0
-    """Of a pass, what is not the model: planning, acceptance, messages."""
-    work_overhead_ms: float = 0.0
-    """The same for each session in it."""
+    overhead_ms: tuple[tuple[int, float], ...] = ((1, 0.0),)
+    """(sessions, ms) of a pass, what is not the model: planning, acceptance, and what messages take of processors that the model shares."""
     context_ms: float = 0.0
     """Of a row that is asked, for each 1,000 tokens that it sees."""
     prompt_context_ms: float = 0.0
@@ -49,6 +47,8 @@ class Times:
     """A router's processor time for a request, beside its verdicts."""
     verdict_ms: float = 0.0
     """The same for a verdict."""
+    client_ms: float = 0.0
+    """From a client to a router and back, beside what is named above."""
 
     def __post_init__(self) -> None:
         for name in _CURVES:
@@ -59,13 +59,19 @@ class Times:
 
     def pass_of(self, rows: Rows) -> float:
         """One pass."""
-        own = self.pass_overhead_ms + rows.num_works * self.work_overhead_ms
+        own = _at(self.overhead_ms, rows.num_works)
         seen = (rows.num_seen * self.context_ms + rows.num_seen_by_prompts * self.prompt_context_ms) / 1e3
         if not rows.num_of_prompts:
             return own + seen + _at(self.pass_ms, rows.num_asked)
-        # A prompt's last row is one that is asked: what others cost comes on top.
-        others = _at(self.pass_ms, rows.num_asked + 1) - _at(self.pass_ms, 1)
-        return own + seen + _at(self.prompt_ms or self.pass_ms, rows.num_of_prompts) + others
+        # A prompt's last row is one that is asked: what others cost comes on top. A pass bound by memory hides some of few rows, one
+        # bound by arithmetic hides nothing.
+        prompt_ms = self.prompt_ms or self.pass_ms
+        of_prompts = _at(prompt_ms, rows.num_of_prompts)
+        others = max(
+            _at(self.pass_ms, rows.num_asked + 1) - _at(self.pass_ms, 1),
+            _at(prompt_ms, rows.num_of_prompts + rows.num_asked) - of_prompts,
+        )
+        return own + seen + of_prompts + others
 
     def level_of(self, num_rows: int) -> float:
         """An SSM's pass of so many rows."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fleet.__main__ import main
-from benchmarks.fleet.simulation import FleetShape, Simulation, Speculation
+from benchmarks.fleet.shape import FleetShape, Speculation
+from benchmarks.fleet.simulation import Simulation
 from benchmarks.fleet.times import Rows, Times, rising
 from benchmarks.fleet.workload import Arrival, Outcome, Served, Workload
 from benchmarks.load.calibration import speculation_of
 from specgrove.client.output import Usage
 
-# A pass takes 10 ms for one row and 1 ms for each further one.
+# A pass takes 10 ms for one row and 1 ms for each further one. Each verdict goes out at once.
 TIMES = Times(((1, 10.0), (1001, 1010.0)))
+AT_ONCE = FleetShape(stream_interval_ms=0.0)
 
 
 def token_times_ms(served: Served) -> list[float]:
@@ -25,11 +28,11 @@ def token_times_ms(served: Served) -> list[float]:
 def run(
     arrivals: list[Arrival],
     times: Times = TIMES,
-    shape: FleetShape | None = None,
+    shape: FleetShape = AT_ONCE,
     speculation: Speculation | None = None,
 ) -> list[list[float]]:
     """Times of the requests' tokens, in order of arrival."""
-    served = Simulation(shape or FleetShape(), times, speculation).run(arrivals)
+    served = Simulation(shape, times, speculation).run(arrivals)
     return [token_times_ms(each) for each in sorted(served, key=lambda each: (each.arrival.at_s, each.arrival.prompt))]
 
 
@@ -44,14 +47,14 @@ def test_sessions_share_passes_and_a_prompt_delays_those_beside_it() -> None:
 
 
 def test_a_long_prompt_is_read_in_chunks_and_others_go_on_between() -> None:
-    shape = FleetShape(max_num_chunk_tokens=10)
-    # 10 tokens; 9 beside the other's prompt of one; then 6 beside its second row.
+    shape = replace(AT_ONCE, max_num_chunk_tokens=10)
+    # 10 tokens; 10 beside the other's prompt of one; then 5 beside its second row.
     found = run([Arrival(0.0, 25, 1, 0), Arrival(0.001, 1, 2, 1)], shape=shape)
-    assert found == [[54.0], [38.0, 54.0]]
+    assert found == [[54.0], [39.0, 54.0]]
 
 
 def test_a_request_waits_for_kv_slots() -> None:
-    shape = FleetShape(num_slots=6)
+    shape = replace(AT_ONCE, num_slots=6)
     # 1 + 3 slots are taken till 30 ms; the second needs 3.
     assert run([Arrival(0.0, 1, 3, 0), Arrival(0.0, 1, 2, 1)], shape=shape) == [[10.0, 20.0, 30.0], [40.0, 50.0]]
     with pytest.raises(ValueError, match="4 tokens needs more KV slots than the 3"):
@@ -60,13 +63,13 @@ def test_a_request_waits_for_kv_slots() -> None:
 
 def test_replicas_take_the_sessions_by_turns() -> None:
     arrivals = [Arrival(0.0, 1, 2, number) for number in range(2)]
-    assert run(arrivals) == [[10.0, 21.0], [21.0, 31.0]]
-    assert run(arrivals, shape=FleetShape(num_llms=2)) == [[10.0, 20.0]] * 2
+    assert run(arrivals) == [[11.0, 22.0]] * 2
+    assert run(arrivals, shape=replace(AT_ONCE, num_llms=2)) == [[10.0, 20.0]] * 2
 
 
 def test_a_step_with_a_tree_goes_round_by_all_services() -> None:
     times = Times(
-        TIMES.pass_ms, hop_ms=1.0, request_ms=2.0, verdict_ms=0.5, level_ms=((1, 3.0),), pass_overhead_ms=0.25
+        TIMES.pass_ms, hop_ms=1.0, request_ms=2.0, verdict_ms=0.5, level_ms=((1, 3.0),), overhead_ms=((1, 0.25),)
     )
     speculation = Speculation(num_nodes=4, num_levels=2, tokens_per_step=3.0, rows_per_level=1)
     # 2 to the router's end, 1 to the LLM, 10.25 the pass, 1 back, 0.5 at the router: 14.75. Then a hop, two levels, a hop, 0.5, a hop,
