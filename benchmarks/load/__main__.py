@@ -24,11 +24,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.fleet.__main__ import add_limits, outcome_cells, outcome_table, simulated
-from benchmarks.fleet.simulation import FleetShape
-from benchmarks.fleet.workload import Workload
+from benchmarks.fleet.__main__ import add_limits, outcome_cells, outcome_table
+from benchmarks.fleet.calibration import LONG, LONG_LEN
+from benchmarks.fleet.comparison import ratio_words, ratios
+from benchmarks.fleet.shape import FleetShape
+from benchmarks.fleet.simulation import Simulation
+from benchmarks.fleet.workload import Outcome, Workload
 from benchmarks.host import conditions
-from benchmarks.load.asking import LONG, LONG_LEN, AskingError, prompts_of
+from benchmarks.load.asking import AskingError, prompts_of
 from benchmarks.load.calibration import measured_times, speculation_of
 from benchmarks.load.over_grpc import OverGrpc
 from benchmarks.load.over_openai import OverOpenAi
@@ -99,7 +102,7 @@ async def measure(
         times = None
         if arguments.check or arguments.write_times:
             console.print("measuring the services by themselves")
-            times = await measured_times(suite, ways[0].asking)
+            times = await measured_times(suite, OverGrpc(client, prompts, is_speculative=False))
             if arguments.write_times:
                 times.write(arguments.write_times)
         for load, workload in loads:
@@ -119,9 +122,12 @@ async def measure(
                 speculation = speculation_of(asking.usages) if asking.is_speculative else None
                 if asking.is_speculative and speculation is None:
                     continue  # hardly any trees: the first line again
-                said, _ = simulated(FleetShape(), times, speculation, workload, arguments)
+                simulation = Simulation(FleetShape(), times, speculation, arguments.seed)
+                same = simulation.run(workload.arrivals(arguments.duration_s, arguments.seed))
+                said = Outcome.of(same, limits.first_token_s, limits.token_s)
                 table.add_row("  simulated", *outcome_cells(said))
                 table.add_row("  measured ÷ simulated", *ratio_cells([found], [said]))
+                console.print(f"{load.name}: {way.name}: {ratio_words(ratios(asking.served, same))}")
             for row in ratio_rows(ways, outcomes):
                 table.add_row(*row)
             console.print(table)

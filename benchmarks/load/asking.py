@@ -9,11 +9,8 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+from benchmarks.fleet.calibration import LONG_LEN, SHORT_LEN
 from benchmarks.fleet.workload import Arrival, Served
-
-SHORT, LONG = 0, 1
-"""Places of two prompts for calibration, before those of the workload."""
-SHORT_LEN, LONG_LEN = 32, 800  # tokens
 
 
 class AskingError(RuntimeError):
@@ -26,6 +23,8 @@ class Asking(ABC):
     name: str
     """As in the table."""
     is_ours: bool
+    served: Sequence[Served] = ()
+    """What became of the last requests that came at their times."""
 
     def __init__(self, prompts: Sequence[list[int]]) -> None:
         self._prompts = prompts
@@ -60,7 +59,8 @@ class Asking(ABC):
     async def open_loop(self, arrivals: Sequence[Arrival], prefix: tuple[int, ...] = ()) -> list[Served]:
         """Each at its time, whatever became of the others."""
         self.start()
-        return list(await asyncio.gather(*(self.ask(arrival, prefix) for arrival in arrivals)))
+        self.served = found = list(await asyncio.gather(*(self.ask(arrival, prefix) for arrival in arrivals)))
+        return found
 
     async def closed_loop(
         self, arrivals: Sequence[Arrival], num_clients: int, prefix: tuple[int, ...] = ()

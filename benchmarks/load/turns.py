@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.fleet.__main__ import outcome_cells
+from benchmarks.fleet.calibration import LONG
 from benchmarks.fleet.workload import Arrival, Outcome, Served
-from benchmarks.load.asking import LONG, Asking
+from benchmarks.load.asking import Asking
 
 _NUM_WARM_UP_REQUESTS = 8
 _NUM_WARM_UP_TOKENS = 8
