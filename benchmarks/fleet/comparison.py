@@ -23,6 +23,8 @@ class Ratios:
     first_token: Quartiles
     token: Quartiles | None
     """Of each request's mean time of a token after the first; ``None`` where no request has a second one."""
+    message: Quartiles | None
+    """Of its mean time between messages, as several tokens may come in one."""
 
 
 def ratios(measured: Sequence[Served], simulated: Sequence[Served]) -> Ratios:
@@ -30,9 +32,11 @@ def ratios(measured: Sequence[Served], simulated: Sequence[Served]) -> Ratios:
     pairs = list(zip(_by_arrival(measured), _by_arrival(simulated), strict=True))
     if any(_lens(one) != _lens(other) for one, other in pairs):
         raise ValueError("what was simulated are other requests than what was measured")
-    tokens = [one.s_per_token / other.s_per_token for one, other in pairs if other.s_per_token]
-    first_tokens = [one.first_token_s / other.first_token_s for one, other in pairs]
-    return Ratios(_quartiles(first_tokens), _quartiles(tokens) if tokens else None)
+    return Ratios(
+        _quartiles([one.first_token_s / other.first_token_s for one, other in pairs]),
+        _quartiles_of_any([(one.s_per_token, other.s_per_token) for one, other in pairs]),
+        _quartiles_of_any([(_s_per_message(one), _s_per_message(other)) for one, other in pairs]),
+    )
 
 
 def _by_arrival(served: Sequence[Served]) -> list[Served]:
@@ -43,6 +47,18 @@ def _lens(served: Served) -> tuple[int, int]:
     return served.arrival.prompt_len, served.arrival.output_len
 
 
+def _s_per_message(served: Served) -> float:
+    """0 where all tokens come in one."""
+    times_s = sorted(set(served.token_times_s))
+    return (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else 0.0
+
+
+def _quartiles_of_any(pairs: Sequence[tuple[float, float]]) -> Quartiles | None:
+    """Of those where both are there."""
+    found = [one / other for one, other in pairs if one and other]
+    return _quartiles(found) if found else None
+
+
 def _quartiles(found: Sequence[float]) -> Quartiles:
     low, half, high = np.quantile(found, (0.25, 0.5, 0.75))
     return float(low), float(half), float(high)
@@ -50,8 +66,9 @@ def _quartiles(found: Sequence[float]) -> Quartiles:
 
 def ratio_words(found: Ratios) -> str:
     """As ``--check`` prints them."""
-    words = f"measured / simulated of the same request, median and quartiles: first token {_words(found.first_token)}"
-    return words + (f", token {_words(found.token)}" if found.token is not None else "")
+    parts = (("first token", found.first_token), ("token", found.token), ("between messages", found.message))
+    words = ", ".join(f"{name} {_words(quartiles)}" for name, quartiles in parts if quartiles is not None)
+    return f"measured / simulated of the same request, median and quartiles: {words}"
 
 
 def _words(quartiles: Quartiles) -> str:

@@ -28,14 +28,23 @@ def test_a_request_that_changes_places_is_one_of_four() -> None:
     assert found.token == pytest.approx((1.0, 1.0, 1.0))
     halves = [Outcome.of(each, 9.0, 9.0).first_token_ms[0] for each in (measured, SIMULATED)]
     assert halves[0] / halves[1] == pytest.approx(10.0)
-    assert "first token 1.00 (1.00 to 3.50), token 1.00 (1.00 to 1.00)" in ratio_words(found)
+    same = "1.00 (1.00 to 1.00)"
+    assert ratio_words(found).endswith(f"first token 1.00 (1.00 to 3.50), token {same}, between messages {same}")
+
+
+def test_tokens_that_come_together_are_fewer_messages() -> None:
+    """Twice as long between messages, and the same for a token."""
+    one_by_one, in_twos = served(0.0, 10, 0.1, 0.2, 0.3, 0.4, 0.5), served(0.0, 10, 0.1, 0.3, 0.3, 0.5, 0.5)
+    found = ratios([in_twos], [one_by_one])
+    assert found.token == pytest.approx((1.0, 1.0, 1.0))
+    assert found.message == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_one_token_has_no_time_after_the_first() -> None:
     single = [served(0.0, 10, 0.1), *SIMULATED[1:]]
     assert ratios(single, single).token == pytest.approx((1.0, 1.0, 1.0))
     found = ratios(single[:1], single[:1])
-    assert found.token is None
+    assert found.token is found.message is None
     assert ratio_words(found).endswith("first token 1.00 (1.00 to 1.00)")
 
 
