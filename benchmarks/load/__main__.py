@@ -148,11 +148,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--precision", default="bfloat16", choices=("float32", "bfloat16", "int8", "int4"))
     add("--llm", default=DEMO_LLM)
     add("--ssm", action="append", help="as for `specgrove serve`; repeatable")
-    add(
-        "--vllm-python",
-        metavar="PYTHON",
-        help="an interpreter with vLLM's CPU build, which serves the same in bfloat16",
-    )
+    add("--vllm-python", metavar="PYTHON", help="an interpreter with vLLM's CPU build, which serves the same")
+    add("--vllm-dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"), help="a vLLM of each")
     add(
         "--openai-url", metavar="URL", action="append", default=[],
         help="a server with OpenAI's API that runs already, with the same model as its first one; it should be idle otherwise; repeatable",
@@ -179,23 +176,27 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS_ON_CPU
     prompts = prompts_of(Prompts.of(folder, "alpaca").long, arguments.prompt_lens)
     others = [asyncio.run(OverOpenAi.at(url, prompts)) for url in arguments.openai_url]
-    config = None
+    configs = []
     if python is not None and version is not None:
         if gguf_of(folder) is not None:
             raise ValueError(f"vLLM can't read {folder}: it is made of a GGUF file; leave --vllm-python out")
         longest = arguments.prefix + max(arguments.prompt_lens) + max(arguments.output_lens)
         num_clients = max([_MIN_MAX_NUM_SEQS, *(arguments.clients or ())])
-        config = VllmConfig(
-            python=python,
-            version=version,
-            folder=folder,
-            max_num_seqs=num_clients,
-            max_model_len=max(_MIN_MODEL_LEN, longest),
-            kv_gib=arguments.kv_gib,
-            has_prefix_cache=arguments.prefix > 0,
-        )
+        configs = [
+            VllmConfig(
+                python=python,
+                version=version,
+                folder=folder,
+                dtype=dtype,
+                max_num_seqs=num_clients,
+                max_model_len=max(_MIN_MODEL_LEN, longest),
+                kv_gib=arguments.kv_gib,
+                has_prefix_cache=arguments.prefix > 0,
+            )
+            for dtype in arguments.vllm_dtype
+        ]
     with contextlib.ExitStack() as running:
-        if config is not None:
+        for config in configs:
             console.print(f"starting {config.name}")
             others.append(running.enter_context(vllm_started(config, prompts)))
         console.print("starting the suite")

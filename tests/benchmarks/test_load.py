@@ -188,15 +188,30 @@ def test_vllm_is_found_by_its_version(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_vllm_has_room_for_all_clients_and_no_prefixes_unless_asked() -> None:
-    plain = VllmConfig("python", "1.2", Path("model"), 256, 2048, 4, has_prefix_cache=False)
+    plain = VllmConfig("python", "1.2", Path("model"), "bfloat16", 256, 2048, 4, has_prefix_cache=False)
     command = " ".join(plain.command(8000))
     assert "--max-num-seqs 256" in command
     assert "--dtype bfloat16" in command
     assert "--no-enable-prefix-caching" in command
     assert "speculative" not in command
     assert plain.environment()["VLLM_CPU_KVCACHE_SPACE"] == "4"
-    shared = VllmConfig("python", "1.2", Path("model"), 256, 2048, 4, has_prefix_cache=True)
+    assert int(plain.environment()["OMP_NUM_THREADS"]) >= 1
+    shared = VllmConfig("python", "1.2", Path("model"), "bfloat16", 256, 2048, 4, has_prefix_cache=True)
     assert "--enable-prefix-caching" in shared.command(8000)
+
+
+def test_vllm_computes_with_the_openmp_that_its_packages_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    config = VllmConfig(
+        str(tmp_path / "bin" / "python"), "1.2", Path("model"), "float32", 256, 2048, 4, has_prefix_cache=False
+    )
+    assert "LD_PRELOAD" not in config.environment()
+    (tmp_path / "lib").mkdir()
+    library = tmp_path / "lib" / "libiomp5.so"
+    library.touch()
+    assert config.environment()["LD_PRELOAD"] == str(library)
+    monkeypatch.setenv("LD_PRELOAD", "another")
+    assert config.environment()["LD_PRELOAD"] == "another"
 
 
 _SERVER = """
