@@ -46,8 +46,12 @@ class HiddenStateWish:
         if self._num_to_tell <= 0:
             self.is_on, self._num_told = False, 0
 
-    def observe(self, num_tokens: int, *, reads_prompt: bool) -> None:
-        """A step was made as wished: so many tokens came out, or the prompt was read, whose end is told at once."""
+    def observe(self, num_tokens: int, *, reads_prompt: bool, is_told: bool) -> None:
+        """A step was made: so many tokens came out, or the prompt was read, whose end is told at once. ``is_told``: as wished.
+
+        What was told before a step that was not is too old: an SSM that comes again, as after a restart of its service, lacks that step's.
+        """
         if self.is_on:
-            self._num_told += max(num_tokens, _NUM_TOLD_FIRST) if reads_prompt else num_tokens
+            num_told = max(num_tokens, _NUM_TOLD_FIRST) if reads_prompt else num_tokens
+            self._num_told = self._num_told + num_told if is_told else 0
             self._num_to_tell -= num_tokens

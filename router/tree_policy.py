@@ -104,7 +104,7 @@ class AdaptiveTreePolicy:
         self._times.observe(step)
         if self._pauses is not None and has_begun:
             self._pauses.observe(step)
-        self._wish.observe(len(step.tokens), reads_prompt=not has_begun)
+        self._wish.observe(len(step.tokens), reads_prompt=not has_begun, is_told=self._choice.wants_hidden_states)
         self._num_unread_tokens += len(step.tokens)
         self._num_tokens_left = max(self._num_tokens_left - len(step.tokens), 1)
         if step.reading is not None:

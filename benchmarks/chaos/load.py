@@ -135,7 +135,7 @@ class Load:
         case, expected = self._cases[number], self._expected[number]
         num_wanted = random.randrange(1, 20)
         try:
-            async with self._limited():
+            async with self.limited():
                 if kind == "vanishes":
                     await self._vanish(case, num_wanted, chunks)
                     problem = beginning_problem(chunks, expected)
@@ -159,11 +159,12 @@ class Load:
             self.outcomes.faults.append(f"{kind}, case {number}: {problem}")
 
     @contextlib.asynccontextmanager
-    async def _limited(self) -> AsyncIterator[None]:
+    async def limited(self) -> AsyncIterator[asyncio.Timeout]:
+        """For one request: without a limit till ``stop``."""
         async with asyncio.timeout(_LIMIT_S if self._is_over else None) as limit:
             self._limits.add(limit)
             try:
-                yield
+                yield limit
             finally:
                 self._limits.discard(limit)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -67,11 +66,22 @@ class LargeBodies:
         return _Place(self, num_bytes)
 
     async def read(self, request: Request) -> None:
-        """Reads its JSON, which holds the loop up; then others have the loop for as long. Streams take several turns for a token."""
+        """Reads its JSON, once, which holds the loop up; then others have the loop for as long. Streams take several turns for a token."""
         started_s = time.perf_counter()
-        with contextlib.suppress(ValueError, RecursionError):  # reading it once more, FastAPI says what is wrong
+        try:
             await request.json()
+        except (ValueError, RecursionError) as error:
+            _fail_again(request, error)
         await self._sleep(time.perf_counter() - started_s)
+
+
+def _fail_again(request: Request, error: Exception) -> None:
+    """FastAPI, which asks for the JSON next, says what is wrong with it; it is not read for that again."""
+
+    async def fail() -> NoReturn:
+        raise error
+
+    request.json = fail  # type: ignore[method-assign]
 
 
 class _Place:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.chaos.faults import faults
 from benchmarks.chaos.fleet import Fleet, FleetShape
 from benchmarks.chaos.links import Link
-from benchmarks.chaos.load import PATIENT, beginning_problem, cases, whole_problem
+from benchmarks.chaos.load import PATIENT, Load, beginning_problem, cases, whole_problem
 from router.retry_delays import MAX_RETRY_DELAY_MS
 from specgrove.client.answers import completion_of
 from specgrove.client.output import Chunk, Completion, OutputToken, Usage
@@ -134,3 +134,13 @@ async def test_a_link_cuts_and_half_closes(echo: Echo) -> None:
 def test_clients_wait_for_as_long_as_a_full_router_may_ask_for() -> None:
     """Who gives up has lost an output, and that would tell nothing about the services."""
     assert PATIENT.max_delay_s >= MAX_RETRY_DELAY_MS / 1000
+
+
+async def test_a_request_has_all_the_time_till_the_faults_have_ended(tmp_path: Path) -> None:
+    load = Load(Fleet(tmp_path, FleetShape(), lambda name, line: None), [], 0, 1)
+    async with load.limited() as early:
+        assert early.when() is None
+        load.stop()
+        assert early.when() is not None
+    async with load.limited() as late:
+        assert late.when() is not None

@@ -114,12 +114,12 @@ def test_ssms_that_read_none_wait_for_nothing() -> None:
 
 def test_what_was_told_long_ago_counts_no_more() -> None:
     wish = HiddenStateWish(always)
-    wish.observe(30, reads_prompt=True)
+    wish.observe(30, reads_prompt=True, is_told=True)
     assert wish.num_missing == NUM_TOLD_FIRST
     wish.want(is_drafting=False)
-    wish.observe(10, reads_prompt=False)
+    wish.observe(10, reads_prompt=False, is_told=True)
     assert wish.num_missing == NUM_TOLD_FIRST - 10
-    wish.observe(1, reads_prompt=True)
+    wish.observe(1, reads_prompt=True, is_told=True)
     assert wish.num_missing == 0
     wish.rest()
     assert not wish.is_on
@@ -127,15 +127,28 @@ def test_what_was_told_long_ago_counts_no_more() -> None:
     assert wish.num_missing == NUM_TOLD_FIRST
 
 
+def test_what_an_ssm_missed_while_it_was_away_is_told_anew() -> None:
+    """As one whose service is started again."""
+    is_there = True
+    wish = HiddenStateWish(lambda: is_there)
+    wish.want(is_drafting=True)
+    wish.observe(1, reads_prompt=True, is_told=True)
+    assert wish.num_missing == 0
+    is_there = False
+    wish.observe(3, reads_prompt=False, is_told=wish.is_of_use)
+    is_there = True
+    assert wish.num_missing == NUM_TOLD_FIRST
+
+
 def test_where_drafting_stops_they_are_told_for_a_while() -> None:
     """Another session may have come, and will go."""
     wish = HiddenStateWish(always)
     wish.want(is_drafting=True)
-    wish.observe(1, reads_prompt=True)
+    wish.observe(1, reads_prompt=True, is_told=True)
     for _ in range(2):
         wish.rest()
         assert wish.is_on
-        wish.observe(16, reads_prompt=False)
+        wish.observe(16, reads_prompt=False, is_told=True)
     wish.rest()
     assert not wish.is_on
 
