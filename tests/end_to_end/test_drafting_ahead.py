@@ -51,54 +51,53 @@ def num_ahead(address: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def answers(suite: Suite, speculation: SpeculationOptions, sampling: dict[str, float]) -> list[tuple[int, ...]]:
+    asked = {"max_tokens": MAX_TOKENS, "ignore_eos": True, "speculation": speculation, **sampling}
+    with Client(suite.address) as client:
+        return [client.complete(prompt[:200], **asked).token_ids for prompt in load_prompts(2)]
+
+
+@pytest.fixture(scope="module", params=SAMPLINGS, ids=["greedy", "sampled"])
+def undrafted(
+    request: pytest.FixtureRequest, suites: dict[str, Suite]
+) -> tuple[dict[str, float], list[tuple[int, ...]]]:
+    """A sampling, and its outputs without drafts."""
+    off, on = (answers(suite, SpeculationOptions(disabled=True), request.param) for suite in suites.values())
+    assert off == on
+    return request.param, off
+
+
 @pytest.mark.parametrize("ssms", [("itself",), ("rough",), ()], ids=["itself", "rough", "merged"])
 def test_outputs_are_the_same_with_it_and_without(
-    suites: dict[str, Suite], metrics_address: str, sampling: dict[str, float], ssms: tuple[str, ...]
+    suites: dict[str, Suite],
+    metrics_address: str,
+    undrafted: tuple[dict[str, float], list[tuple[int, ...]]],
+    ssms: tuple[str, ...],
 ) -> None:
+    sampling, expected = undrafted
     num_before = num_ahead(metrics_address)
-    prompts = [prompt[:200] for prompt in load_prompts(2)]
     trees = SpeculationOptions(ssms=ssms, max_num_nodes=6, max_depth=3)
-    found = {}
-    for name, suite in suites.items():
-        with Client(suite.address) as client:
-            for way, options in {
-                "incremental": SpeculationOptions(disabled=True),
-                "speculative": trees,
-            }.items():
-                found[name, way] = [
-                    client.complete(
-                        prompt, max_tokens=MAX_TOKENS, ignore_eos=True, speculation=options, **sampling
-                    ).token_ids
-                    for prompt in prompts
-                ]
-    expected = found["off", "incremental"]
-    assert all(outputs == expected for outputs in found.values())
+    for suite in suites.values():
+        assert answers(suite, trees, sampling) == expected
 
     def has_gone_ahead() -> bool:
         """On a busy machine no draft may be there in time for a tree to be wanted of it: then one request more."""
         if num_ahead(metrics_address) == num_before:
-            with Client(suites["on"].address) as client:
-                client.complete(prompts[0], max_tokens=MAX_TOKENS, ignore_eos=True, speculation=trees, **sampling)
+            answers(suites["on"], trees, sampling)
         return num_ahead(metrics_address) > num_before
 
     wait_until(has_gone_ahead)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
-def test_an_ssm_service_that_is_killed_costs_no_token(suites: dict[str, Suite], sampling: dict[str, float]) -> None:
+def test_an_ssm_service_that_is_killed_costs_no_token(
+    suites: dict[str, Suite], undrafted: tuple[dict[str, float], list[tuple[int, ...]]]
+) -> None:
     """While it drafts ahead: most of the time it does."""
+    sampling, (expected, _) = undrafted
     suite = suites["on"]
     prompt = load_prompts(1)[0][:200]
     num_restarts = suite.num_restarts("ssm_service")
     with Client(suite.address) as client:
-        expected = client.complete(
-            prompt,
-            max_tokens=MAX_TOKENS,
-            ignore_eos=True,
-            speculation=SpeculationOptions(disabled=True),
-            **sampling,
-        )
         token_ids: list[int] = []
         is_killed = False
         for chunk in client.generate(prompt, max_tokens=MAX_TOKENS, ignore_eos=True, speculation=TREES, **sampling):
@@ -107,5 +106,5 @@ def test_an_ssm_service_that_is_killed_costs_no_token(suites: dict[str, Suite], 
                 is_killed = True
                 kill(suite, "ssm_service")
     assert is_killed
-    assert token_ids == list(expected.token_ids)
+    assert token_ids == list(expected)
     wait_until(lambda: suite.num_restarts("ssm_service") == num_restarts + 1)
