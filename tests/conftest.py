@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import tqdm
 from specgrove.kernels import threads
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.suite import supervisor
-from tests.forked_services import ForkingSubprocess
+from tests.forked_services import OwnForkers
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97
@@ -56,7 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def import_share(arguments: list[str], worker: dict[str, Any]) -> None:
     """Imports test modules that no other process imports now: in a fresh clone each is rewritten once, and not by all processes."""
-    files = [file for argument in arguments for file in sorted(Path(argument).rglob("test_*.py"))]
+    paths = map(Path, arguments)
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("test_*.py")))]
     for file in files[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
         with contextlib.suppress(Exception, pytest.skip.Exception):  # collection imports it again, and tells
             importlib.import_module(".".join(file.resolve().relative_to(ROOT).with_suffix("").parts))
@@ -143,11 +145,18 @@ def chosen_isa(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forked_services() -> Iterator[None]:
+def forked_services() -> Iterator[OwnForkers]:
     """Services start in a tenth of the time."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.closing(ForkingSubprocess()) as forking:
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(OwnForkers()) as forking:
         patch.setattr(supervisor, "subprocess", forking)
-        yield
+        yield forking
+
+
+@pytest.fixture(scope="session")
+def python(forked_services: OwnForkers) -> list[str]:
+    """Before a module's name or a file: as ``python -m`` or ``python`` runs it, and services of suites that it starts are forked."""
+    forked_services.expect_all()
+    return [sys.executable, "-m", "tests.with_forked_services", str(forked_services.folder)]
 
 
 @pytest.fixture

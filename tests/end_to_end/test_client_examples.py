@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
+from specgrove.suite import supervised
 from specgrove.suite.processes import Suite
 from specgrove.suite.readiness import is_serving
 from tests.addresses import free_address
+from tests.forked_services import OwnForkers
 from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -25,16 +27,19 @@ PROGRAMS = ("python/client.py", "node/client.js", "go/main.go", "java/Client.jav
 
 
 @pytest.fixture(scope="module")
-def tcp_address(suite: Suite) -> Iterator[str]:
+def tcp_address(suite: Suite, forked_services: OwnForkers) -> Iterator[str]:
     """Of a second router over the suite's services: not every language's gRPC knows unix sockets."""
     address = free_address()
     services = ("--llm", suite.address_of("llm_service"), "--ssm", suite.address_of("ssm_service"))
-    with subprocess.Popen([sys.executable, "-m", "router", "--address", address, *services], cwd=ROOT) as router:
+    words = [sys.executable, "-m", supervised.__name__, str(os.getpid()), "router", "--address", address, *services]
+    router = forked_services.Popen(words)
+    with router.stdout:
         try:
             wait_until(lambda: is_serving(address))
             yield address
         finally:
             router.terminate()
+            router.wait(LIMIT_S)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,9 @@ ROOT = Path(__file__).parent.parent.parent
 TIPS = "travel tips for Tokyo"
 
 
-def output_of(name: str) -> str:
+def output_of(python: list[str], name: str) -> str:
     ended = subprocess.run(
-        [sys.executable, f"examples/{name}.py"],
+        [*python, f"examples/{name}.py"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -35,11 +34,13 @@ def output_of(name: str) -> str:
     return ended.stdout
 
 
-def test_the_scripts_of_flexflows_quick_start_run_and_speculation_changes_no_text(demo_llm: Path) -> None:
-    incremental, *speculative = (output_of(name) for name in ("incremental_decoding", "spec_infer"))
+def test_the_scripts_of_flexflows_quick_start_run_and_speculation_changes_no_text(
+    python: list[str], demo_llm: Path
+) -> None:
+    incremental, *speculative = (output_of(python, name) for name in ("incremental_decoding", "spec_infer"))
     assert len(incremental.split()) > 50
     assert speculative == [incremental]
-    several = output_of("spec_infer_several_ssms")
+    several = output_of(python, "spec_infer_several_ssms")
     assert several.startswith(incremental)
     numbers = re.findall(
         r"^-- (\d+) tokens in (\d+) steps of the LLM, \d+ tokens/s, the first after", several, re.MULTILINE
@@ -50,7 +51,7 @@ def test_the_scripts_of_flexflows_quick_start_run_and_speculation_changes_no_tex
     assert all(int(num_steps) <= int(num_tokens) for num_tokens, num_steps in numbers)
 
 
-def test_gradios_chat_answers_and_keeps_the_conversation(demo_llm: Path) -> None:
+def test_gradios_chat_answers_and_keeps_the_conversation(python: list[str], demo_llm: Path) -> None:
     gradio_client = pytest.importorskip("gradio_client", reason="needs Gradio")
     address = free_address()
     host, port = address.split(":")
@@ -61,7 +62,7 @@ def test_gradios_chat_answers_and_keeps_the_conversation(demo_llm: Path) -> None
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
     process = subprocess.Popen(
-        [sys.executable, "examples/gradio_chat.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [*python, "examples/gradio_chat.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         wait_until(lambda: process.poll() is not None or is_listening(host, int(port)))

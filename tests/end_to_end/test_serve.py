@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -22,9 +21,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def command(tiny_model: Path, tmp_path: Path) -> list[str]:
+def command(python: list[str], tiny_model: Path, tmp_path: Path) -> list[str]:
     address = f"unix:{tmp_path}/router.sock"
-    serve = [sys.executable, "-m", "specgrove.cli", "serve", "--grpc-address", address, "--llm", str(tiny_model)]
+    serve = [*python, "specgrove.cli", "serve", "--grpc-address", address, "--llm", str(tiny_model)]
     return [*serve, "--ssm", "none", "--cache-dir", str(tmp_path / "cache")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -59,25 +60,34 @@ def folder(tiny_files: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def user_with(llm: Path, name: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+@pytest.fixture(scope="session")
+def programs(python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the command ``specgrove``, whose suites' services are forked: a suite of its own takes seven seconds less."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "specgrove").write_text(f'#!/bin/sh\nexec {shlex.join(python)} specgrove.cli "$@"\n')
+    (folder / "specgrove").chmod(0o755)
+    return folder
+
+
+def user_with(llm: Path, name: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """The environment of a user who has fetched one model, and nothing else. The real user's is not touched."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "specgrove").mkdir()
     (cache / "specgrove" / name).symlink_to(llm)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
     home = str(tmp_path_factory.mktemp("home"))
     more = {"PYTHONUNBUFFERED": "1", "BROWSER": "true", "COLUMNS": "120"}
     return {"PATH": path, "HOME": home, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.fixture(scope="session")
-def environment(demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+def environment(demo_llm: Path, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """With the demo model."""
-    return user_with(demo_llm, demo_llm.name, tmp_path_factory)
+    return user_with(demo_llm, demo_llm.name, programs, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def quick_environment(demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+def quick_environment(demo_llm: Path, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """With a tiny random model in the demo model's place, which is ready sooner; its tokenizer is the demo model's."""
     llm = save_tiny_llama(
         tmp_path_factory.mktemp("tiny_demo"), seed=0, vocab_size=DEMO_VOCAB_SIZE, hidden_size=64,
@@ -86,7 +96,7 @@ def quick_environment(demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) 
     for file in demo_llm.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
             shutil.copy(file, llm)
-    return user_with(llm, demo_llm.name, tmp_path_factory)
+    return user_with(llm, demo_llm.name, programs, tmp_path_factory)
 
 
 def skip_where_missing(words: str) -> None:

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.waiting import LIMIT_S, wait_until
@@ -53,6 +53,16 @@ class PrivateNetwork:
         ended = self.run(line, folder, environment, stdin="Say hi.\n")
         assert ended.returncode == 0, f"{line}\n{ended.stdout}"
         return ended.stdout
+
+    def started(self, words: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
+        """A program that runs on; its output is a pipe."""
+        return subprocess.Popen(
+            self._words(f"exec {shlex.join(words)}"),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     @contextlib.contextmanager
     def server(self, line: str, folder: Path, environment: Mapping[str, str], ready: str) -> Iterator[Path]:
