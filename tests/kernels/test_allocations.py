@@ -36,7 +36,7 @@ long num_allocations() { return count; }
 """
 
 _PASSES = """
-import ctypes, sys
+import ctypes, statistics, sys
 import torch
 from specgrove.kernels import threads
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
@@ -56,17 +56,17 @@ for isa in isas:
         for num_layers in (1, 4):
             executable = CpuProgram(program(kind=kind, num_layers=num_layers, vocab=weight(kind, torch.randn(200, 48))))
             own = caches(num_layers)
-            for _ in range(100):  # buffers of all threads grow to what the largest pass needs
-                for rows in passes:
-                    executable.run(rows, own)
             for rows in passes:
-                before = num_allocations()
+                counts = []
                 for _ in range(NUM_PASSES):
+                    before = num_allocations()
                     executable.run(rows, own)
-                print(isa, kind, num_layers, rows.num_rows, num_allocations() - before)
+                    counts.append(num_allocations() - before)
+                print(isa, kind, num_layers, rows.num_rows, statistics.multimode(counts)[0])
 """
 
-_NUM_PASSES = 50
+# In the first ones buffers of threads grow to what a pass needs, whenever each thread gets its first share: most take no more.
+_NUM_PASSES = 15
 _MOST_A_PASS = 8  # the plan, choices on their way in, and the answer
 
 
@@ -88,5 +88,5 @@ def test_a_pass_allocates_no_more_for_more_layers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     counts = {tuple(line.split()[:4]): int(line.split()[4]) for line in done.stdout.splitlines()}
     for isa, kind, num_rows in itertools.product(isas, ("bfloat16", "int8", "int4"), ("1", "3", "16")):
-        assert 0 < counts[isa, kind, "1", num_rows] <= _NUM_PASSES * _MOST_A_PASS
+        assert 0 < counts[isa, kind, "1", num_rows] <= _MOST_A_PASS
         assert counts[isa, kind, "4", num_rows] == counts[isa, kind, "1", num_rows]

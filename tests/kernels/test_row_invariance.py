@@ -273,8 +273,21 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
         assert torch.equal(out.view(2, 64), v_cache[best].expand(2, 64))
 
 
-@pytest.mark.parametrize("num_keys", [256, 257, 300, 700])
-@pytest.mark.parametrize("window", [None, 1, 250, 300, 512])
+@pytest.mark.parametrize(
+    ("num_keys", "window"),
+    [
+        (256, None),
+        (256, 250),
+        (257, None),
+        (257, 1),
+        (300, 250),
+        (300, 300),
+        (700, None),
+        (700, 1),
+        (700, 300),
+        (700, 512),
+    ],
+)
 def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_keys: int, window: int | None) -> None:
     """A single row's segments are shared out among threads, those of many rows are not."""
     k_cache, v_cache = caches_of(num_keys, 3, 40, torch.bfloat16)
@@ -286,9 +299,9 @@ def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_key
         return attend(queries[rows.start : rows.stop], k_cache, v_cache, batch, 0.3, alibi, window)
 
     together = run(range(70))
-    some = range(0, 70, 3)
+    some = range(0, 70, 6)
     alone = torch.cat([run(range(row, row + 1)) for row in some])
-    assert torch.equal(alone, together[::3])
+    assert torch.equal(alone, together[::6])
     batch = rows_of(sequence, [(0, num_keys - row, None) for row in range(70)])
     expected = attend(queries, k_cache, v_cache, batch, 0.3, alibi, window, in_float64)
     assert (together - expected).abs().max() <= (2e-2 if isa in ROUNDING_ISAS else 2e-5)

@@ -46,7 +46,7 @@ def test_eight_chats_where_three_find_room(runner: ModelRunner, num_nodes: int) 
     assert engine.counts.num_rows < 1.25 * num_needed_rows
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_chats_in_any_pool_end_with_the_incremental_output(runner: ModelRunner, data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 2**32)))

@@ -23,7 +23,7 @@ ROWS = {1: 10.3, 4: 12.0, 6: 13.2, 8: 17.3, 12: 25.0, 16: 31.8, 512: 875.0}
 # The best one of these times.
 FIXED_SHAPE = TreeShape(3, 2)
 _NUM_REQUESTS, _NUM_TOKENS = 5, 100
-_NUM_SEEDS = 10
+_NUM_SEEDS = 6
 _NOISE = 0.12
 # By which factor passes take longer with noise: see ``Suite.pass_ms``.
 _MEAN_NOISE = math.exp(_NOISE**2 / 2) * 1.02

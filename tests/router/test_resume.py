@@ -44,17 +44,16 @@ def facts_of(responses: Responses) -> dict[str, Any]:
 
 FULL = bytes(toy_output(PROMPT, 40)).decode()
 REQUESTS = {
-    "plain": {"max_tokens": 40},
     "a stop text that spans pieces": {"max_tokens": 40, "stop": [FULL[17:24], "never there"]},
     "a stop text that almost comes": {"max_tokens": 40, "stop": [FULL[17:24] + "\0"]},
     "stop texts from a minimum on": {
         "max_tokens": 40, "stop": [FULL[5:7], FULL[30:33]],
         "sampling": token_tree_pb2.SamplingParams(seed=0, min_tokens=20),
     },
-    "log-probabilities": {
-        "max_tokens": 40, "sampling": token_tree_pb2.SamplingParams(seed=0, num_log_probs=2), "num_prompt_log_probs": 1,
+    "sampled, with log-probabilities": {
+        "max_tokens": 40, "sampling": token_tree_pb2.SamplingParams(seed=5, temperature=1.0, num_log_probs=2),
+        "num_prompt_log_probs": 1,
     },
-    "sampled": {"max_tokens": 40, "sampling": token_tree_pb2.SamplingParams(seed=5, temperature=1.0)},
 }  # fmt: skip
 
 

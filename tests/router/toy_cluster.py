@@ -111,6 +111,7 @@ async def toy_cluster(**settings: Any) -> AsyncIterator[ToyCluster]:
             "resolve_interval_s": 0.01,
             "address": "127.0.0.1:0",
             "trees": TreeConfig(is_adaptive=False),
+            "renders_apart": False,  # as in ``toy_suite``
             **settings,
         }
     )
