@@ -40,9 +40,11 @@ fuzz: setup
 # What takes long: every server and command of the docs, ranks and replicas, hosts apart, other languages' compilers, a wheel, most of
 # the chat page in a browser, and the like. All that `test` leaves out but the container images.
 CONTAINER_TESTS := tests/k8s/test_it_runs.py tests/k8s/test_running_images.py
+# Each process imports and collects these files only.
+SLOW_FILES = $(filter-out $(CONTAINER_TESTS),$(shell grep -rl --include="test_*.py" "mark\.slow" tests))
 
 slow-test: setup
-	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder --max-worker-restart=0 $(SLOWEST) $(addprefix --ignore=,$(CONTAINER_TESTS))
+	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder --max-worker-restart=0 $(SLOWEST) $(sort $(SLOW_FILES))
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving
@@ -174,9 +176,13 @@ $(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES) $(MODULE_LIST)
 	@$(STAGE) --title "building the kernels" -- env $(call install_editable,$(if $(HAS_GPU),AUTO,OFF),OFF)
 	@touch $@
 
-# What tests and checks need besides: their tools, the GPU's kernels where nvcc is, and the emulator.
-$(VENV)/.installed: $(VENV)/.running
+# What tests and checks need besides: their tools, the GPU's kernels where nvcc is, and the emulator. With `make --jobs 2` the tools are fetched
+# while the kernels are built.
+$(VENV)/.tools: $(VENV)/.packages
 	@$(STAGE) --title "installing what tests and checks need" --items 90 -- $(PIP) install -c constraints.txt $(requirements) $$($(PYTHON) tools/requirements.py dev)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.running $(VENV)/.tools
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
