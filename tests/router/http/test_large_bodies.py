@@ -257,28 +257,6 @@ async def test_streams_go_on_between_two_bodies_and_garbage_is_collected(monkeyp
     assert sorted(filter(None, turns)) == ["L"] * 4 + ["sss"] * 3
 
 
-@pytest.mark.parametrize(
-    ("begins", "told"),
-    [(b'{"prompt": "', "Unterminated string"), (b"[" * 100_000, "parsing the body")],
-)
-async def test_a_large_body_that_is_no_json_is_read_once(
-    begins: bytes, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    num_reads, read = 0, Request.json
-
-    async def reading(request: Request) -> Any:
-        nonlocal num_reads
-        num_reads += 1
-        return await read(request)
-
-    monkeypatch.setattr(Request, "json", reading)
-    async with http_suite() as suite:
-        reply = await ask(suite, "/v1/completions", begins + b"x" * LARGE)
-    assert reply.status == 400
-    assert told in reply.error["message"]
-    assert num_reads == 1
-
-
 async def test_who_hangs_up_before_its_turn_has_none() -> None:
     app = Gated(LargeBodies())
     is_gone = asyncio.Event()
