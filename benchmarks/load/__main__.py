@@ -149,6 +149,10 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
     add("--llm", default=DEMO_LLM)
     add("--ssm", action="append", help="as for `specgrove serve`; repeatable")
     add("--vllm-python", metavar="PYTHON", help="an interpreter with vLLM's CPU build, which serves the same")
+    add(
+        "--vllm-argument", metavar="WORD", action="append", default=[],
+        help="a further word of vLLM's command line, as --vllm-argument=--max-num-batched-tokens=512; repeatable",
+    )  # fmt: skip
     add("--vllm-dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"), help="a vLLM of each")
     add(
         "--openai-url", metavar="URL", action="append", default=[],
@@ -192,6 +196,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
                 max_model_len=max(_MIN_MODEL_LEN, longest),
                 kv_gib=arguments.kv_gib,
                 has_prefix_cache=arguments.prefix > 0,
+                further=tuple(arguments.vllm_argument),
             )
             for dtype in arguments.vllm_dtype
         ]

@@ -42,11 +42,13 @@ class VllmConfig:
     max_model_len: int
     kv_gib: int
     has_prefix_cache: bool
+    further: tuple[str, ...] = ()
+    """Of its command line."""
 
     @property
     def name(self) -> str:
         """As in the table."""
-        return f"vLLM {self.version} {self.dtype}"
+        return " ".join((f"vLLM {self.version} {self.dtype}", *self.further))
 
     def command(self, port: int) -> list[str]:
         """Serves on 127.0.0.1."""
@@ -60,6 +62,7 @@ class VllmConfig:
             "--max-model-len", str(self.max_model_len),
             "--enable-prefix-caching" if self.has_prefix_cache else "--no-enable-prefix-caching",
             "--disable-log-stats", "--disable-uvicorn-access-log",
+            *self.further,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -198,6 +199,10 @@ def test_vllm_has_room_for_all_clients_and_no_prefixes_unless_asked() -> None:
     assert int(plain.environment()["OMP_NUM_THREADS"]) >= 1
     shared = VllmConfig("python", "1.2", Path("model"), "bfloat16", 256, 2048, 4, has_prefix_cache=True)
     assert "--enable-prefix-caching" in shared.command(8000)
+    words = ["--clients", "8", "--vllm-argument=--max-num-batched-tokens=512"]
+    further = dataclasses.replace(shared, further=tuple(parse_arguments(words).vllm_argument))
+    assert further.command(8000)[-1] == "--max-num-batched-tokens=512"
+    assert further.name == "vLLM 1.2 bfloat16 --max-num-batched-tokens=512"
 
 
 def test_vllm_computes_with_the_openmp_that_its_packages_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
