@@ -46,9 +46,11 @@ async def times_by_requests(bare: Times, ask: Ask, router_s: Callable[[], float]
     times = replace(bare, context_ms=context_ms, verdict_ms=verdict_ms, request_ms=max(0.0, one_ms - verdict_ms))
     num_seen = SHORT_LEN + _OUTPUT_LEN // 2
     of_model = {num: ms - num * num_seen * context_ms / 1e3 for num, ms in steps}
-    # The service measures passes at its start, among others that start. None takes longer than a step with it.
-    pass_ms = rising((rows, min(ms, of_model.get(rows, ms))) for rows, ms in bare.pass_ms)
-    times = replace(times, pass_ms=pass_ms)
+    # The service measures passes at its start, among others that start, and not all where time is short. None takes longer than a step
+    # with it.
+    points = dict(bare.pass_ms)
+    points |= {num: min(ms, points.get(num, ms)) for num, ms in of_model.items()}
+    times = replace(times, pass_ms=rising(points.items()))
     overhead_ms = rising((num, max(0.0, ms - times.pass_of(Rows(num)))) for num, ms in of_model.items())
     prompt_ms = rising((length, first.pass_ms) for length, first in prompts)
     rest_ms = statistics.median(first.token_ms - first.pass_ms for _, first in prompts)

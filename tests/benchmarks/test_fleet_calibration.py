@@ -81,6 +81,14 @@ def test_a_pass_that_the_service_measured_too_slow_is_put_right() -> None:
     assert min(ms for _, ms in found.overhead_ms) >= 0
 
 
+def test_a_pass_that_the_service_had_no_time_to_measure_is_found() -> None:
+    suite = SimulatedSuite(TRUE)
+    found = asyncio.run(times_by_requests(Times(((1, 40.0),), hop_ms=TRUE.hop_ms), suite.ask, lambda: suite.router_s))
+    for num in (1, 2, 4, 8):
+        rows = Rows(num, num_works=num, num_seen=num * 62)
+        assert found.pass_of(rows) == pytest.approx(TRUE.pass_of(rows), abs=0.1)
+
+
 def test_a_step_is_told_from_messages_of_several_tokens() -> None:
     """Of 10 ms each; both decode from 50 to 90 ms. Half of the gaps are none."""
     first = Served(Arrival(0.0, 1, 8, 0), (0.02, 0.04, 0.04, 0.06, 0.06, 0.08, 0.08, 0.09))
