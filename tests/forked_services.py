@@ -43,7 +43,6 @@ FORKERS = {
     "llm_service": _TORCH,
     "ssm_service": _TORCH,
     "tests.end_to_end.sick_services": _TORCH,
-    "tests.k8s.on_host": _TORCH,
     "router": "router",
 }
 # They time passes of up to 128 rows when they are first asked, for two seconds with the demo LLM. No suite's test is about these times.
