@@ -35,7 +35,7 @@ from benchmarks.load.asking import AskingError, prompts_of
 from benchmarks.load.calibration import measured_times, speculation_of
 from benchmarks.load.over_grpc import OverGrpc
 from benchmarks.load.over_openai import OverOpenAi
-from benchmarks.load.turns import Limits, Load, Way, behind_calibration, by_turns, median_of, ratio_cells, ratio_rows
+from benchmarks.load.turns import Limits, Load, Way, by_turns, median_of, own_prompts, ratio_cells, ratio_rows
 from benchmarks.load.vllm_server import VllmConfig, found_vllm, vllm_started
 from benchmarks.processor_time import cpu_s
 from benchmarks.rounds import Prompts
@@ -48,9 +48,8 @@ from specgrove.models.folders.model_files import gguf_of
 from specgrove.suite.processes import Suite, SuiteConfig
 
 _PROGRAM = "python -m benchmarks.load"
-_MIN_MAX_NUM_SEQS = 128
+_MIN_NUM_AT_ONCE = 128
 _MIN_MODEL_LEN = 2048
-_DEFAULT_MAX_REQUESTS = 64  # a router's
 
 
 def loads_of(arguments: argparse.Namespace) -> Iterator[tuple[Load, Workload]]:
@@ -59,17 +58,22 @@ def loads_of(arguments: argparse.Namespace) -> Iterator[tuple[Load, Workload]]:
     for per_s in arguments.per_s or ():
         workload = Workload(per_s, prompts, outputs)
         arrivals = workload.arrivals(arguments.duration_s, arguments.seed)
-        yield Load(f"{per_s:g} a second", behind_calibration(arrivals), None), workload
+        yield Load(f"{per_s:g} a second", own_prompts(arrivals), None), workload
     for num_clients in arguments.clients or ():
         workload = Workload(1.0, prompts, outputs)
         arrivals = workload.arrivals(max(arguments.num_requests, 2 * num_clients), arguments.seed)
-        yield Load(f"{num_clients} clients", behind_calibration(arrivals), num_clients), workload
+        yield Load(f"{num_clients} clients", own_prompts(arrivals), num_clients), workload
+
+
+def _num_at_once(arguments: argparse.Namespace) -> int:
+    """So many requests every server has room for."""
+    return max([_MIN_NUM_AT_ONCE, *(arguments.clients or ())])
 
 
 def suite_config_of(folder: Path, ssms: tuple[str, ...], arguments: argparse.Namespace) -> SuiteConfig:
     """All clients are let in at once, as they are by other servers; beside one, keys and values have as much memory as there."""
     config = suite_config(folder, ssms, arguments.precision)
-    num_clients = max([_DEFAULT_MAX_REQUESTS, *(arguments.clients or ())])
+    num_clients = _num_at_once(arguments)
     router = ("--max-requests", str(num_clients), "--max-requests-per-connection", str(num_clients))
     kv = ("--kv-memory", f"{arguments.kv_gib}GiB") if arguments.vllm_python or arguments.openai_url else ()
     return replace(config, router_arguments=router, llm_arguments=(*config.llm_arguments, *kv))
@@ -169,6 +173,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
         parser.error("nothing to measure: give --per-s, --clients or --write-times")
     if arguments.rounds < 1 or arguments.kv_gib < 1 or min(arguments.clients or [1]) < 1:
         parser.error("--rounds, --kv-gib and --clients must be 1 or more")
+    if arguments.check and arguments.rounds > 1:
+        parser.error("--check compares the requests of one round: leave --rounds out")
     return arguments
 
 
@@ -178,21 +184,22 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
     loads = list(loads_of(arguments))
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=console.print)
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS_ON_CPU
-    prompts = prompts_of(Prompts.of(folder, "alpaca").long, arguments.prompt_lens)
+    num_prompts = max((len(load.arrivals) for load, _ in loads), default=0)
+    # Requests that want a shorter one cut it off.
+    prompts = prompts_of(Prompts.of(folder, "alpaca").long, [max(arguments.prompt_lens)] * num_prompts)
     others = [asyncio.run(OverOpenAi.at(url, prompts)) for url in arguments.openai_url]
     configs = []
     if python is not None and version is not None:
         if gguf_of(folder) is not None:
             raise ValueError(f"vLLM can't read {folder}: it is made of a GGUF file; leave --vllm-python out")
         longest = arguments.prefix + max(arguments.prompt_lens) + max(arguments.output_lens)
-        num_clients = max([_MIN_MAX_NUM_SEQS, *(arguments.clients or ())])
         configs = [
             VllmConfig(
                 python=python,
                 version=version,
-                folder=folder,
+                folder=folder.absolute(),
                 dtype=dtype,
-                max_num_seqs=num_clients,
+                max_num_seqs=_num_at_once(arguments),
                 max_model_len=max(_MIN_MODEL_LEN, longest),
                 kv_gib=arguments.kv_gib,
                 has_prefix_cache=arguments.prefix > 0,

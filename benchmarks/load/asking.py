@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from benchmarks.fleet.calibration import LONG_LEN, SHORT_LEN
 from benchmarks.fleet.workload import Arrival, Served
 
+_STRIDE = 97  # from one prompt's place in the text to the next one's
+
 
 class AskingError(RuntimeError):
     """A server can't be asked, or does not do what it was asked for; the text says why."""
@@ -83,12 +85,11 @@ class Asking(ABC):
 
 
 def prompts_of(long: list[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Of these lengths, different ones; the two for calibration first. Raises ``ValueError`` where the text is too short."""
-    found, start = [], 0
-    for length in (SHORT_LEN, LONG_LEN, *lengths):
+    """Of these lengths, from different places; the two for calibration first. Raises ``ValueError`` where the text is too short."""
+    found = []
+    for number, length in enumerate((SHORT_LEN, LONG_LEN, *lengths)):
         if length > len(long):
             raise ValueError(f"there is text for prompts of {len(long)} tokens, not of {length}")
-        start = start if start + length <= len(long) else 0
+        start = number * _STRIDE % (len(long) - length + 1)
         found.append(long[start : start + length])
-        start += length
     return found

@@ -127,10 +127,11 @@ def ratio_cells(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> list[str]
 
 
 def _ratios(of_rounds: Sequence[tuple[tuple[float, ...], tuple[float, ...]]]) -> str:
+    """None where a time is 0 in any round: of tokens that came together. To leave such rounds out would choose among them."""
     cells = []
     for place in range(len(of_rounds[0][0])):
-        found = [a[place] / b[place] for a, b in of_rounds if b[place]]
-        cells.append(f"{statistics.median(found):.2f}" if found else "-")
+        pairs = [(a[place], b[place]) for a, b in of_rounds]
+        cells.append(f"{statistics.median(a / b for a, b in pairs):.2f}" if all(a and b for a, b in pairs) else "-")
     return " / ".join(cells)
 
 
@@ -145,6 +146,8 @@ def ratio_rows(ways: Sequence[Way], outcomes: Sequence[Sequence[Outcome]]) -> li
     ]
 
 
-def behind_calibration(arrivals: Iterable[Arrival]) -> tuple[Arrival, ...]:
-    """With prompts of the workload, which stand behind the two for calibration."""
-    return tuple(Arrival(each.at_s, each.prompt_len, each.output_len, each.prompt + LONG + 1) for each in arrivals)
+def own_prompts(arrivals: Iterable[Arrival]) -> tuple[Arrival, ...]:
+    """Each with a prompt of its own; they stand behind the two for calibration."""
+    return tuple(
+        Arrival(each.at_s, each.prompt_len, each.output_len, LONG + 1 + number) for number, each in enumerate(arrivals)
+    )

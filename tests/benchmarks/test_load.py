@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fleet.workload import Arrival, Outcome
-from benchmarks.load import group
 from benchmarks.load.__main__ import loads_of, parse_arguments, suite_config_of
 from benchmarks.load.asking import Asking, AskingError, prompts_of
-from benchmarks.load.group import Group
 from benchmarks.load.over_openai import OpenAiServer, OverOpenAi, times_of_tokens
 from benchmarks.load.turns import Limits, Load, Way, by_turns, median_of, ratio_cells, ratio_rows
-from benchmarks.load.vllm_server import VllmConfig, found_vllm, started
+from benchmarks.load.vllm_server import VllmConfig, found_vllm
 from tests.addresses import free_address
 from tests.benchmarks.toy_openai import ToyServer
 
@@ -141,7 +135,7 @@ def test_medians_and_ratios_are_over_rounds() -> None:
     ours = [_outcome(30.0, 8.0), _outcome(10.0, 2.0), _outcome(20.0, 9.0)]
     theirs = [_outcome(10.0, 4.0), _outcome(10.0, 2.0), _outcome(10.0, 3.0)]
     assert median_of(ours) == _outcome(20.0, 8.0)
-    # Of each round's ratio: 3, 1, 2 and 2, 1, 3. Half of their tokens came together with others: no ratio.
+    # Of each round's ratio: 3, 1, 2 and 2, 1, 3. Half of the tokens came together with others: no ratio.
     assert ratio_cells(ours, theirs) == [
         "",
         "2.00 (1.00 to 3.00)",
@@ -151,6 +145,12 @@ def test_medians_and_ratios_are_over_rounds() -> None:
         "",
     ]
     assert ratio_cells(ours[:1], theirs[:1])[1] == "3.00"
+    # A time of 0 on either side, in any round: no ratio.
+    for a, b in ((0.0, 5.0), (5.0, 0.0)):
+        assert (
+            ratio_cells([_outcome(1.0, 5.0), _outcome(1.0, a)], [_outcome(1.0, 5.0), _outcome(1.0, b)])[4]
+            == "- / - / -"
+        )
 
 
 def test_ours_stand_beside_theirs_with_the_same_prefix() -> None:
@@ -165,6 +165,14 @@ def test_prompts_have_the_lengths_asked_for() -> None:
     assert [len(prompt) for prompt in prompts_of(list(range(2000)), [40, 500])] == [32, 800, 40, 500]
     with pytest.raises(ValueError, match="prompts of 1000 tokens, not of 1500"):
         prompts_of([0] * 1000, [1500])
+
+
+def test_each_request_has_a_prompt_of_its_own() -> None:
+    [(load, _)] = loads_of(parse_arguments(["--clients", "128"]))
+    numbers = [arrival.prompt for arrival in load.arrivals]
+    assert len(set(numbers)) == len(numbers)
+    prompts = prompts_of(list(range(3980)), [400] * len(numbers))
+    assert len({prompts[number][0] for number in numbers}) == len(numbers)
 
 
 def test_a_wrong_interpreter_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -219,76 +227,9 @@ def test_vllm_computes_with_the_openmp_that_its_packages_bring(tmp_path: Path, m
     assert config.environment()["LD_PRELOAD"] == "another"
 
 
-_SERVER = """
-import http.server, sys
-class Healthy(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
-"""
-
-
-def test_a_server_is_waited_for_and_ends_with_its_block() -> None:
-    address = free_address()
-    command = [sys.executable, "-c", _SERVER, address.rpartition(":")[2]]
-    with started(command, dict(os.environ), f"http://{address}") as (running, server):
-        assert running.exit_code() is None
-        running.stop()
-        running.resume()
-        assert asyncio.run(server.is_healthy())
-        running.stop()  # ends all the same
-    assert not asyncio.run(server.is_healthy())
-
-
-def test_a_server_that_does_not_start_shows_the_end_of_its_log() -> None:
-    for command, said in (
-        ([sys.executable, "-c", "import sys; print('no such model'); sys.exit(3)"], "exit code 3 .*\nno such model"),
-        (["/nowhere/python"], "nowhere/python could not be started"),
-    ):
-        with pytest.raises(AskingError, match=said), started(command, dict(os.environ), f"http://{free_address()}"):
-            pass
-
-
-def _state(pid: int) -> str:
-    """``T``: stopped; ``gone`` where there is no such process any more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0].replace("Z", "gone")
-    except OSError:
-        return "gone"
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.01)
-
-
-def test_a_group_stands_still_with_its_children_and_ends_with_its_starter(tmp_path: Path) -> None:
-    """The starter is killed while the group stands still."""
-    pids = tmp_path / "pids"
-    member = (
-        f"import os, time; fork = os.fork(); open({str(pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(1e6)"
-    )
-    starter = (
-        "import os, sys, time; from pathlib import Path; from benchmarks.load.group import Group; "
-        f"group = Group([sys.executable, '-c', {member!r}], dict(os.environ), Path({str(tmp_path)!r}), sys.stderr.buffer)\n"
-        f"while not os.path.exists({str(pids)!r}) or len(open({str(pids)!r}).readlines()) < 2: time.sleep(0.01)\n"
-        "group.stop(); print('stopped', flush=True); time.sleep(1e6)"
-    )
-    root = Path(group.__file__).parent.parent.parent
-    process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, cwd=root)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"stopped\n"
-    members = [int(line) for line in pids.read_text().split()]
-    _wait(lambda: {_state(pid) for pid in members} == {"T"})
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    _wait(lambda: {_state(pid) for pid in members} == {"gone"})
-
-
 def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["--clients", "0"], ["--clients", "8", "--rounds", "0"], ["--clients", "8", "--kv-gib", "0"]):
+    wrong = ([], ["--clients", "0"], ["--clients", "8", "--rounds", "0"], ["--clients", "8", "--kv-gib", "0"])
+    for words in (*wrong, ["--per-s", "8", "--rounds", "2", "--check"]):
         with pytest.raises(SystemExit):
             parse_arguments(words)
     assert "nothing to measure" in capsys.readouterr().err
@@ -298,6 +239,8 @@ def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFi
 def test_a_router_lets_all_clients_in_at_once() -> None:
     alone = suite_config_of(Path("model"), ("lookup",), parse_arguments(["--clients", "8", "200"]))
     assert alone.router_arguments == ("--max-requests", "200", "--max-requests-per-connection", "200")
+    open_loop = suite_config_of(Path("model"), ("lookup",), parse_arguments(["--per-s", "8"]))
+    assert open_loop.router_arguments[1] == "128"
     assert "--kv-memory" not in alone.llm_arguments
 
 
@@ -314,14 +257,3 @@ def test_a_load_has_two_requests_for_each_client_at_least() -> None:
     assert [load.num_clients for load in found] == [None, 8, 128]
     assert len(found[2].arrivals) == pytest.approx(256, rel=0.2)
     assert min(arrival.prompt for load in found for arrival in load.arrivals) == 2
-
-
-def test_a_group_says_how_its_command_ended(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w+b") as log:
-        running = Group([sys.executable, "-c", "print('hello'); raise SystemExit(7)"], dict(os.environ), tmp_path, log)
-        _wait(lambda: running.exit_code() is not None)
-        assert running.exit_code() == 7
-        running.close()
-        running.close()
-        log.seek(0)
-        assert log.read() == b"hello\n"
