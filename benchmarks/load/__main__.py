@@ -67,7 +67,8 @@ def loads_of(arguments: argparse.Namespace) -> Iterator[tuple[Load, Workload]]:
 
 def _num_at_once(arguments: argparse.Namespace) -> int:
     """So many requests every server has room for."""
-    return max([_MIN_NUM_AT_ONCE, *(arguments.clients or ())])
+    clients: list[int] = arguments.clients or []
+    return max([_MIN_NUM_AT_ONCE, *clients])
 
 
 def suite_config_of(folder: Path, ssms: tuple[str, ...], arguments: argparse.Namespace) -> SuiteConfig:
@@ -157,7 +158,13 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
         "--vllm-argument", metavar="WORD", action="append", default=[],
         help="a further word of vLLM's command line, as --vllm-argument=--max-num-batched-tokens=512; repeatable",
     )  # fmt: skip
-    add("--vllm-dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"), help="a vLLM of each")
+    add(
+        "--vllm-dtype",
+        nargs="+",
+        default=["bfloat16", "float32"],
+        choices=("bfloat16", "float32"),
+        help="a vLLM of each",
+    )
     add(
         "--openai-url", metavar="URL", action="append", default=[],
         help="a server with OpenAI's API that runs already, with the same model as its first one; it should be idle otherwise; repeatable",
@@ -215,6 +222,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         suite = running.enter_context(Suite(suite_config_of(folder, ssms, arguments)))
         asyncio.run(measure(suite, ssms, others, loads, arguments, prompts, console))
     beside = "".join(f", beside {other.name}" for other in others)
+    if configs:
+        beside += f" with {configs[0].environment()['OMP_NUM_THREADS']} threads"
     facts = conditions() | {"model": f"{folder.name} in {arguments.precision}, SSMs {' '.join(ssms)}{beside}"}
     console.print(", ".join(facts.values()))
 

@@ -32,7 +32,7 @@ print(metadata.version(names[0]) if names else "of unknown version")
 
 @dataclass(frozen=True, slots=True)
 class VllmConfig:
-    """What vLLM is started with. A batch has room for all clients; nothing speculates; all else is vLLM's default."""
+    """What vLLM is started with. A batch has room for all clients; nothing speculates. All but threads and logs is vLLM's default."""
 
     python: str
     version: str

@@ -228,7 +228,12 @@ def test_vllm_computes_with_the_openmp_that_its_packages_bring(tmp_path: Path, m
 
 
 def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = ([], ["--clients", "0"], ["--clients", "8", "--rounds", "0"], ["--clients", "8", "--kv-gib", "0"])
+    wrong: tuple[list[str], ...] = (
+        [],
+        ["--clients", "0"],
+        ["--clients", "8", "--rounds", "0"],
+        ["--clients", "8", "--kv-gib", "0"],
+    )
     for words in (*wrong, ["--per-s", "8", "--rounds", "2", "--check"]):
         with pytest.raises(SystemExit):
             parse_arguments(words)

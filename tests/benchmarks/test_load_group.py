@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 from benchmarks.load import group
 from benchmarks.load.asking import AskingError
 from benchmarks.load.group import Group
-from benchmarks.load.vllm_server import started
+from benchmarks.load.over_openai import OpenAiServer
+from benchmarks.load.vllm_server import Stopped, started
 from tests.addresses import free_address
 
 _SERVER = """
@@ -96,3 +98,24 @@ def test_a_group_says_how_its_command_ended(tmp_path: Path) -> None:
         running.close()
         log.seek(0)
         assert log.read() == b"hello\n"
+
+
+def test_a_server_computes_in_its_turn_alone(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    command = [
+        sys.executable,
+        "-c",
+        f"import os, time; open({str(pid)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(1e6)",
+    ]
+    with (
+        (tmp_path / "log").open("w+b") as log,
+        contextlib.closing(Group(command, dict(os.environ), tmp_path, log)) as running,
+    ):
+        _wait(lambda: pid.exists() and pid.read_text().endswith(" "))
+        number = int(pid.read_text())
+        server = Stopped(running, OpenAiServer("http://127.0.0.1:1"), "model", [], "stopped")
+        _wait(lambda: _state(number) == "T")
+        with contextlib.suppress(AskingError), server.turn():
+            _wait(lambda: _state(number) != "T")
+            raise AskingError("its turn ends all the same")
+        _wait(lambda: _state(number) == "T")
