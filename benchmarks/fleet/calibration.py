@@ -106,12 +106,16 @@ def step_ms(served: Sequence[Served]) -> float:
     """Of a step while all these decode, the median of the outputs.
 
     Tokens of several steps may come together, with the last one's: a gap between two tokens says nothing.
+
+    Raises ``ValueError`` where they did not decode at the same time.
     """
     starts_s = max(each.token_times_s[0] for each in served)
     ends_s = min(each.token_times_s[-1] for each in served)
     found = []
     for each in served:
         times_s = [time_s for time_s in each.token_times_s if starts_s <= time_s <= ends_s]
-        num_steps = sum(time_s > times_s[0] for time_s in times_s)
+        num_steps = sum(time_s > times_s[0] for time_s in times_s) if times_s else 0
+        if num_steps == 0:
+            raise ValueError(f"{len(served)} requests did not decode at the same time; is the machine busy otherwise?")
         found.append((times_s[-1] - times_s[0]) / num_steps)
     return statistics.median(found) * 1e3

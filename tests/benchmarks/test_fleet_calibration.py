@@ -94,3 +94,10 @@ def test_a_step_is_told_from_messages_of_several_tokens() -> None:
     first = Served(Arrival(0.0, 1, 8, 0), (0.02, 0.04, 0.04, 0.06, 0.06, 0.08, 0.08, 0.09))
     second = Served(Arrival(0.0, 1, 6, 1), (0.05, 0.07, 0.07, 0.09, 0.09, 0.10))
     assert step_ms([first, second]) == pytest.approx(10.0)
+
+
+def test_outputs_that_came_one_after_another_tell_no_step() -> None:
+    arrival = Arrival(0.0, 8, 2, 0)
+    for later in ((2.0, 3.0), (3.0, 4.0)):
+        with pytest.raises(ValueError, match="2 requests did not decode at the same time"):
+            step_ms([Served(arrival, (1.0, 2.0)), Served(arrival, later)])
