@@ -182,6 +182,8 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
         parser.error("--rounds, --kv-gib and --clients must be 1 or more")
     if arguments.check and arguments.rounds > 1:
         parser.error("--check compares the requests of one round: leave --rounds out")
+    if arguments.check and arguments.prefix:
+        parser.error("--check simulates no prefixes: leave --prefix out")
     return arguments
 
 

@@ -234,7 +234,7 @@ def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFi
         ["--clients", "8", "--rounds", "0"],
         ["--clients", "8", "--kv-gib", "0"],
     )
-    for words in (*wrong, ["--per-s", "8", "--rounds", "2", "--check"]):
+    for words in (*wrong, ["--per-s", "8", "--prefix", "100", "--check"], ["--per-s", "8", "--rounds", "2", "--check"]):
         with pytest.raises(SystemExit):
             parse_arguments(words)
     assert "nothing to measure" in capsys.readouterr().err
