@@ -172,7 +172,7 @@ def test_metrics_tell_who_is_paused_and_how_often_it_was_tried_again() -> None:
 
 async def test_a_paused_ssm_is_not_asked_nor_are_hidden_states_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = TreeShape(6, 3)
-    monkeypatch.setattr("router.servicer.policy_for", lambda *arguments: StaticTreePolicy(shape))  # toys have no times
+    monkeypatch.setattr("router.servicer.policy_for", lambda *_, **__: StaticTreePolicy(shape))  # toys have no times
     good, bad, llm = ToySsm(("good",)), ToySsm(("bad",)), ToyLlm()
     bad.hidden_layers, bad.hidden_window = (1,), 8
     async with toy_cluster(trees=TreeConfig()) as cluster:

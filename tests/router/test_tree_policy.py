@@ -223,7 +223,7 @@ def test_an_output_too_short_to_pay_for_reading_the_prompt_has_no_drafts() -> No
 def test_without_any_times_the_first_steps_tell_them() -> None:
     suite = suite_of(BFLOAT16)
     adaptive = suite.policy()
-    assert adaptive.shape() == TreeShape(0, 0, num_steps=1)
+    assert adaptive.shape() == TreeShape(0, 0, num_steps=1, wants_hidden_states=False)
     step = Step((CommittedToken(0),), None, 0, 0, 0, 0.0, 10.0, 1, 0, wall_ms=10.5)
     adaptive.observe(step)  # it read the prompt
     assert not suite.times.is_known
