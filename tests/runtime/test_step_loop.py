@@ -29,6 +29,19 @@ def loop(engine: Doubler) -> Iterator[StepLoop[int, int]]:
     running.stop()
 
 
+def hold(loop: StepLoop[int, int]) -> threading.Event:
+    """A gate at which the loop's thread stands when this returns: what comes till it opens is taken in by the next turn."""
+    is_there, gate = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        is_there.set()
+        gate.wait()
+
+    loop.call(wait)
+    assert is_there.wait(LIMIT_S)
+    return gate
+
+
 def test_results_and_refusals(loop: StepLoop[int, int]) -> None:
     futures = [loop.ask(number) for number in (2, 4, 6)]
     assert [future.result(LIMIT_S) for future in futures] == [4, 8, 12]
@@ -46,11 +59,10 @@ def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], eng
 
 
 def test_items_that_fail_together_were_not_alone(
-    loop: StepLoop[int, int], engine: Doubler, caplog: pytest.LogCaptureFixture
+    loop: StepLoop[int, int], engine: Doubler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
-    loop.call(gate.wait)
-
+    monkeypatch.setattr(step_loop, "_MAX_OPENING_S", LIMIT_S)  # on a slow machine the first one takes longer
+    gate = hold(loop)
     # Taken in together, when the gate opens.
     lost = [loop.ask(number, request_id=request_id) for request_id, number in (("a", 4), ("b", 0))]
     gate.set()
@@ -77,10 +89,10 @@ class Posted:
 
 
 def test_the_results_of_a_turn_come_in_one_call_and_refusals_before_them(
-    loop: StepLoop[int, int], engine: Doubler
+    loop: StepLoop[int, int], engine: Doubler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
-    loop.call(gate.wait)
+    monkeypatch.setattr(step_loop, "_MAX_OPENING_S", LIMIT_S)
+    gate = hold(loop)
     here, there = Posted(), Posted()
     here.num_expected, there.num_expected = 5, 1
     for mailbox, name, number in ((here, "a", 2), (here, "b", 3), (there, "c", 4), (here, "d", 6), (here, "e", 5)):
@@ -212,7 +224,6 @@ def test_what_takes_long_to_take_in_is_taken_in_over_several_turns(
     loop: StepLoop[int, int], engine: Doubler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass lies between two of them, for those that were taken in before."""
-    gate = threading.Event()
     order: list[str] = []
     add, step = engine.add, engine.step
 
@@ -226,7 +237,7 @@ def test_what_takes_long_to_take_in_is_taken_in_over_several_turns(
 
     monkeypatch.setattr(engine, "add", recorded_add)
     monkeypatch.setattr(engine, "step", recorded_step)
-    loop.call(gate.wait)
+    gate = hold(loop)
     monkeypatch.setattr(step_loop, "_MAX_OPENING_S", -1.0)
     futures = [loop.ask(number) for number in (2, 4, 6)]
     gate.set()
