@@ -13,7 +13,7 @@ import pytest
 from specgrove.suite import supervised
 from tests import forked_services
 from tests.forked_services import ForkedProcess, OwnForkers
-from tests.pages.private_network import PrivateNetwork
+from tests.pages.private_network import PrivateNetwork, networks
 from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -59,12 +59,7 @@ def test_what_forks_is_ended_and_waited_for() -> None:
 
 @pytest.fixture
 def network() -> Iterator[PrivateNetwork]:
-    try:
-        made = PrivateNetwork()
-    except OSError as error:
-        pytest.skip(str(error))
-    yield made
-    made.close()
+    yield from networks()
 
 
 def test_a_commands_service_has_its_network_and_dies_with_it(

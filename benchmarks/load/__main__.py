@@ -120,7 +120,7 @@ async def measure(
                 found = median_of(of_way)
                 table.add_row(way.name, *outcome_cells(found))
                 asking = way.asking
-                if times is None or not arguments.check or load.num_clients is not None or way.prefix:
+                if times is None or not arguments.check or load.num_clients is not None:
                     continue
                 if not isinstance(asking, OverGrpc):
                     continue

@@ -18,7 +18,7 @@ from tests.certificates import make_certificates
 from tests.conftest import save_tiny_llama
 from tests.documented import ROOT, blocks, commands
 from tests.models.gguf_writing import save_tiny_gguf
-from tests.pages.private_network import PrivateNetwork
+from tests.pages.private_network import PrivateNetwork, networks
 from tests.pages.ways import OTHERS
 
 DEMO_VOCAB_SIZE = 49152
@@ -109,12 +109,3 @@ def skip_where_missing(words: str) -> None:
 @pytest.fixture
 def network() -> Iterator[PrivateNetwork]:
     yield from networks()
-
-
-def networks() -> Iterator[PrivateNetwork]:
-    try:
-        made = PrivateNetwork()
-    except OSError as error:
-        pytest.skip(str(error))
-    yield made
-    made.close()

@@ -14,6 +14,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.waiting import LIMIT_S, wait_until
 
 _HOLDER = "ip link set lo up && echo up && exec cat"
@@ -91,3 +93,13 @@ class PrivateNetwork:
 def quoted(program: str) -> str:
     """A program of Python for the shell."""
     return f"python -c {shlex.quote(program)}"
+
+
+def networks() -> Iterator[PrivateNetwork]:
+    """One, for fixtures. Skips the test where namespaces can't be made here."""
+    try:
+        made = PrivateNetwork()
+    except OSError as error:
+        pytest.skip(str(error))
+    yield made
+    made.close()

@@ -17,8 +17,8 @@ import yaml
 
 from specgrove.cli import main
 from tests.documented import Block, Command, commands, snippets, unknown_lines
-from tests.pages.conftest import networks, skip_where_missing
-from tests.pages.private_network import PrivateNetwork, quoted
+from tests.pages.conftest import skip_where_missing
+from tests.pages.private_network import PrivateNetwork, networks, quoted
 from tests.pages.ways import (
     READY,
     SNIPPETS_NOT_RUN,
