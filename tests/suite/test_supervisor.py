@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from specgrove.client import Client
+from specgrove.suite import processes
 from specgrove.suite import supervisor as supervisor_module
 from specgrove.suite.processes import NotReadyError, Suite, SuiteConfig, process_specs
 from specgrove.suite.readiness import is_serving
@@ -172,7 +173,10 @@ def test_suite_that_cannot_start_leaves_nothing_behind(tmp_path: Path, config: S
     assert [suite.pid(service) for service in ("router", "llm_service", "ssm_service")] == [None] * 3
 
 
-def test_services_that_are_not_ready_in_time_are_named_and_ended(config: SuiteConfig) -> None:
+def test_services_that_are_not_ready_in_time_are_named_and_ended(
+    config: SuiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "is_serving", lambda address: False)
     suite = Suite(replace(config, start_timeout_s=0.0))
     with pytest.raises(NotReadyError, match="llm_service, ssm_service, router not ready after 0 s"):
         suite.start()
