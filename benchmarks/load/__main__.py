@@ -45,6 +45,7 @@ from specgrove.config import DEFAULT_SSMS_ON_CPU
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.models.folders.model_files import gguf_of
+from specgrove.settings.ssm_specs import asks_for_none, parse_ssms
 from specgrove.suite.processes import Suite, SuiteConfig
 
 _PROGRAM = "python -m benchmarks.load"
@@ -100,9 +101,13 @@ async def measure(
         prefixes: list[tuple[int, ...]] = [()]
         if arguments.prefix:
             prefixes.append(tuple((prompts[LONG] * (arguments.prefix // LONG_LEN + 1))[: arguments.prefix]))
+        precision = arguments.precision if others else None
         ways = []
         for prefix in prefixes:
-            ours = [OverGrpc(client, prompts, is_speculative=is_speculative) for is_speculative in (False, True)]
+            ours = [
+                OverGrpc(client, prompts, is_speculative=is_speculative, precision=precision)
+                for is_speculative in (False, True)
+            ]
             ways += [Way(asking, prefix) for asking in (*ours, *others)]
         times = None
         if arguments.check or arguments.write_times:
@@ -184,6 +189,15 @@ def parse_arguments(command_line: list[str] | None = None) -> argparse.Namespace
         parser.error("--check compares the requests of one round: leave --rounds out")
     if arguments.check and arguments.prefix:
         parser.error("--check simulates no prefixes: leave --prefix out")
+    try:
+        ssms = [] if asks_for_none(arguments.ssm or ()) else parse_ssms(arguments.ssm or ())
+    except ValueError as error:
+        parser.error(str(error))
+    learning = [ssm.name for ssm in ssms if ssm.corpus or ssm.mode == "recycle"]
+    if learning and (arguments.vllm_python or arguments.openai_url):
+        parser.error(
+            f"SSM {', '.join(learning)}: it learns from a turn's outputs, and the next has the same; leave it out beside other servers"
+        )
     return arguments
 
 

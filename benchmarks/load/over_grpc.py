@@ -11,13 +11,15 @@ from specgrove.loop.request import SpeculationOptions
 
 
 class OverGrpc(Asking):
-    """With speculation or without. ``usages`` are those of the requests since ``start``."""
+    """With speculation or without. ``usages`` are those of the requests since ``start``. Its name tells a precision that is given."""
 
     is_ours = True
 
-    def __init__(self, client: AsyncClient, prompts: Sequence[list[int]], *, is_speculative: bool) -> None:
+    def __init__(
+        self, client: AsyncClient, prompts: Sequence[list[int]], *, is_speculative: bool, precision: str | None = None
+    ) -> None:
         super().__init__(prompts)
-        self.name = "speculative" if is_speculative else "incremental"
+        self.name = ("speculative" if is_speculative else "incremental") + (f", {precision}" if precision else "")
         self.is_speculative = is_speculative
         self._client = client
 

@@ -238,6 +238,12 @@ def test_a_command_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFi
         with pytest.raises(SystemExit):
             parse_arguments(words)
     assert "nothing to measure" in capsys.readouterr().err
+    for ssm in ("recycle", "lookup,corpus=50000"):
+        beside = ["--clients", "8", "--ssm", "demo", "--ssm", ssm]
+        assert parse_arguments(beside).ssm == ["demo", ssm]
+        with pytest.raises(SystemExit):
+            parse_arguments([*beside, "--vllm-python", "python"])
+        assert f"SSM {ssm.partition(',')[0]}: it learns" in capsys.readouterr().err
     assert parse_arguments(["--clients", "8"]).rounds == 1
 
 
