@@ -17,13 +17,18 @@ _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
 def message_values(message: Message) -> dict[str, object]:
-    """Without values that are None: templates would write "None", or fail."""
+    """Without values that are None: templates would write "None", or fail; and without an empty list of calls, which means none."""
     if not isinstance(message, Mapping):
         role, content = message
         return {"role": role, "content": content}
-    values = {name: value for name, value in message.items() if value is not None}
+    values = {name: value for name, value in message.items() if value is not None and not _is_no_call(name, value)}
     reasoning = next((values[name] for name in _REASONING_NAMES if name in values), None)
     return values if reasoning is None else {"thinking": reasoning, **values, "reasoning_content": reasoning}
+
+
+def _is_no_call(name: str, value: object) -> bool:
+    """Some templates look only for whether there is such a list."""
+    return name == "tool_calls" and isinstance(value, list | tuple) and not value
 
 
 def content_parts(text: str) -> list[dict[str, str]]:

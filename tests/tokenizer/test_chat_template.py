@@ -173,6 +173,17 @@ def test_a_template_that_shows_calls_only_without_a_content_gets_none() -> None:
     assert tokenizer.render_chat([("assistant", "")]) == ";"
 
 
+@pytest.mark.parametrize("calls", [[], (), None])
+def test_an_empty_list_of_calls_is_none(calls: object) -> None:
+    """Some templates ask whether there is one, and leave the content out then, or want a call in it."""
+    tokenizer = with_template(
+        "{% for m in messages %}{% if m.tool_calls is defined %}<{{ m.tool_calls[0].function.name }}>"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    message = {"role": "assistant", "content": "Done.", "tool_calls": calls}
+    assert tokenizer.render_chat([message]) == "Done."
+
+
 @pytest.mark.parametrize("message", [{"role": "assistant", "tool_calls": []}, {"role": "assistant", "content": None}])
 def test_a_message_without_text_is_not_continued(message: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no text that could be continued"):
