@@ -38,6 +38,8 @@ _EVENT_STREAM = (
     (b"x-accel-buffering", b"no"),
 )
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+# No ends of lines in JSON or in events, but many clients divide events by whatever Unicode calls one (Python's ``str.splitlines``).
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _STOPPED = UnavailableError("this router has been stopped")
 # Answers of more tokens, those beside them in log-probabilities among them, are put together beside the event loop.
 _LONG_NUM_TOKENS = 4096
@@ -224,7 +226,10 @@ async def _disconnected(receive: Receive) -> None:
 
 def _event(chunk: Json) -> bytes:
     name = f"event: {chunk['type']}\n".encode() if "type" in chunk else b""
-    return name + b"data: " + _json(chunk) + b"\n\n"
+    content = _ENCODER.encode(chunk)
+    if not content.isascii():
+        content = content.translate(_LINE_ENDS)
+    return name + b"data: " + content.encode() + b"\n\n"
 
 
 _WithLogProbs = router_pb2.GeneratedToken | router_pb2.PromptToken

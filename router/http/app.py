@@ -27,7 +27,7 @@ from router.http.body_limit import BodyLimit
 from router.http.calls import RouterCalls, peer_of
 from router.http.chat import ChatFormat
 from router.http.completions import CompletionFormat
-from router.http.errors import INTERNAL_FAILURE, failure_of, http_failure, invalid_body
+from router.http.errors import INTERNAL_FAILURE, failure_of, http_failure, invalid_body, unreadable_body
 from router.http.generate import GenerateAnswer, GenerateBody, GenerateFormat, asked_generate
 from router.http.heads import new_head
 from router.http.informing import informing_endpoints
@@ -44,6 +44,7 @@ from router.http.responses.format import ResponsesFormat
 from router.http.responses.models import ResponsesAnswer
 from router.http.tool_calls import FORCED
 from router.http.trace_headers import TraceHeaders
+from router.http.usual_paths import UsualPaths
 from router.key_limits import RATE_LIMIT_HEADERS
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
@@ -101,6 +102,7 @@ def make_app(
         redoc_url=None,
         docs_url="/docs" if settings.describes_itself else None,
         openapi_url="/openapi.json" if settings.describes_itself else None,
+        redirect_slashes=False,
         responses={
             "4XX": {"model": models.ErrorAnswer, "description": "The request is wrong, or comes too early."},
             "5XX": {"model": models.ErrorAnswer, "description": "The router can't serve it."},
@@ -136,6 +138,7 @@ def make_app(
             expose_headers=("retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS),
         )
     app.add_middleware(ResponseCounting, counts=response_counts)
+    app.add_middleware(UsualPaths, api_paths=api_paths)
     return app
 
 
@@ -273,7 +276,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> Response:
-        response = http_failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
+        failure = unreadable_body(error.__cause__) if error.status_code == 400 else None
+        failure = failure or http_failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        response = failure.response()
         response.headers.update(error.headers or {})
         return response
 

@@ -49,7 +49,8 @@ class Failure:
 
     def body(self) -> dict[str, object]:
         """The JSON; events of streams carry the same."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _writable(self.param)
+        return {"error": {"message": _writable(self.message), "type": self.type, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The whole response."""
@@ -85,11 +86,35 @@ def failure_of(error: SpecGroveError) -> Failure:
 
 def http_failure(status: int, detail: str) -> Failure:
     """For what the web framework refuses: unknown paths, methods, bodies that can't be read."""
-    code = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}.get(status)
+    code = {
+        404: "not_found",
+        405: "method_not_allowed",
+        413: "request_too_large",
+        415: "unsupported_media_type",
+    }.get(status)
     return Failure(status, detail, code=code)
 
 
+def unreadable_body(cause: BaseException | None) -> Failure | None:
+    """For a body that the parser of JSON gave up on; None where that isn't what happened."""
+    match cause:
+        case UnicodeDecodeError():
+            problem = f"the body must be JSON in UTF-8; byte {cause.start} belongs to no character"
+        case RecursionError():
+            problem = "the body is nested too deeply"
+        case ValueError():
+            problem = "the body holds a number of too many digits"
+        case _:
+            return None
+    return failure_of(InvalidRequestError.of("request", problem))
+
+
 INTERNAL_FAILURE = Failure(500, "internal error; the router's log has the details", _SERVER, code="internal_error")
+
+
+def _writable(text: str) -> str:
+    """The text with halves of characters escaped: names that clients send may hold them, and no response could."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _refusal(error: InvalidRequestError) -> Failure:
@@ -185,7 +210,8 @@ class SentNames:
         }
         if field in own:
             return own[field]
-        if field.startswith("structured_output"):
+        # vLLM's field is called nearly so, and what is wrong with it is told by its own name.
+        if re.match(r"structured_output(\.|$)", field):
             field = self.structure
         if field.startswith("response_format"):
             return field.replace("response_format", self.response_format, 1)

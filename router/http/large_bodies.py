@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from router.json_values import SLICE_BYTES, marks_outside_texts, num_marks
@@ -146,6 +147,9 @@ def routes_in_turns(max_body_bytes: int, large: LargeBodies) -> type[APIRoute]:
                     content = await request.body()
                 except ClientDisconnect:
                     return _unread()
+                if (coding := request.headers.get("content-encoding", "").lower()) not in ("", "identity"):
+                    description = f"Content-Encoding {coding} is not supported: send the body as it is"
+                    raise HTTPException(415, description, {"accept-encoding": "identity"})
                 # What Python's parser would read as something else has other bytes for commas.
                 if not json.detect_encoding(content).startswith("utf-8"):
                     raise InvalidRequestError.of("request", "the body must be JSON in UTF-8")

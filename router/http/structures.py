@@ -80,13 +80,13 @@ def _of_response_format(value: object) -> Iterator[Structure]:
     name = "response_format"
     if value is None:
         return
-    match _object(name, value):
+    match _without_nulls(_object(name, value)):
         case {"type": "text", **rest} if not rest:
             return
         case {"type": "json_object", **rest} if not rest:
             yield _structure(name, "json_object", True)
         case {"type": "json_schema", "json_schema": inner, **rest} if not rest:
-            keys = _object(f"{name}.json_schema", inner)
+            keys = _without_nulls(_object(f"{name}.json_schema", inner))
             _check_keys(f"{name}.json_schema", keys, _SCHEMA_KEYS)
             schema = keys.get("schema")
             # Outputs fit in any case; strict ones, which are usual, have named properties only.
@@ -148,6 +148,11 @@ def _object(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequestError.of(name, "is missing" if value is None else "must be a JSON object")
     return value
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """They count as left out, as in bodies."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _check_keys(name: str, values: Mapping[str, Any], known: Sequence[str]) -> None:

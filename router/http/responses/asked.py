@@ -65,7 +65,7 @@ def _response_format(text: object) -> object:
     """As chat completions have it: the schema's keys are one level lower there."""
     if text is None:
         return None
-    if not isinstance(text, Mapping) or text.keys() - {"format"}:
+    if not isinstance(text, Mapping) or {name for name, value in text.items() if value is not None} - {"format"}:
         raise InvalidRequestError.of("text", "must be an object with format and nothing else")
     match text.get("format"):
         case {"type": "json_schema", **keys}:
@@ -80,6 +80,8 @@ def _chat_tool(name: str, tool: object) -> _Message:
         raise InvalidRequestError.of(
             name, f"must be a function, {{'type': 'function', 'name': ...}}, got {given!r:.64}"
         )
+    # Those of chat completions have it one level lower; the model would be shown a tool without a name.
+    _text(name, tool, "name")
     return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
 
 
@@ -110,7 +112,7 @@ def _continues(messages: list[tuple[str, _Message]], message: _Message) -> bool:
 def _message_of(name: str, item: object) -> _Message:
     if not isinstance(item, Mapping):
         raise InvalidRequestError.of(name, "must be an object")
-    match item.get("type", "message"):
+    match item.get("type") or "message":
         case "message":
             return {"role": _text(name, item, "role"), "content": _text_of(f"{name}.content", item.get("content"))}
         case "function_call":

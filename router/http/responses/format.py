@@ -153,7 +153,7 @@ def _asked_json(body: ResponsesBody, recommended: Mapping[str, float]) -> Json:
         "temperature": recommended.get("temperature", DEFAULT_TEMPERATURE)
         if body.temperature is None
         else body.temperature,
-        "text": body.text or {"format": {"type": "text"}},
+        "text": {"format": (body.text or {}).get("format") or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": body.tools or [],
         "top_p": recommended.get("top_p", 1.0) if body.top_p is None else body.top_p,

@@ -65,6 +65,18 @@ async def sent(
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
 
 
+async def test_no_line_ends_amid_an_event_whatever_ends_lines_to_its_reader() -> None:
+    text = "a\u2028b\u2029c\x85d\x0b木\n"
+
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        yield Piece(0, text)
+
+    _, events = await sent(pieces(), is_stream=True)
+    lines = events.decode().splitlines()
+    assert [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data:")] == [{"text": text}]
+    assert "木" in events.decode()
+
+
 async def test_a_limit_of_time_within_is_no_client_that_reads_nothing() -> None:
     async def pieces() -> AsyncGenerator[Piece, None]:
         yield Piece(0, "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -114,12 +115,17 @@ async def suite() -> AsyncIterator[ToySuite]:
             "response_format", "must be a mapping"),
         (COMPLETIONS, {"prompt": "x", "structured_outputs": {"regex": "(a"}}, "structured_outputs.regex", "unclosed group"),
         (COMPLETIONS, {"prompt": "x", "structured_outputs": {"xml": "a"}}, "structured_outputs.xml", "is not supported; there are"),
+        (CHAT, {"messages": MESSAGES, "structured_outputs": {"xml": "a"}}, "structured_outputs.xml", "structured_outputs.xml: is not"),
+        (CHAT, {"messages": MESSAGES, "structured_outputs": {"regex": "a", "grammar": "start: /a/"}},
+            "structured_outputs.regex", "give one of structured_outputs.regex and structured_outputs.grammar"),
+        (COMPLETIONS, {"prompt": "x", "structured_outputs": {"\ud800": 1}}, "structured_outputs.\\ud800", "is not supported"),
         (COMPLETIONS, {"prompt": "x", "guided_regex": "a", "guided_choice": ["a"]}, "guided_regex", "give one of guided_regex and"),
         (COMPLETIONS, {"prompt": "x", "guided_choice": ["a"] * 1025}, "guided_choice", "has 1025 texts; at most 1024"),
         (COMPLETIONS, {"prompt": "x", "guided_json": "{"}, "guided_json", "is no JSON"),
         (COMPLETIONS, {"prompt": "x", "guided_grammar": "start: x"}, "guided_grammar", "unknown name"),
         (COMPLETIONS, {"prompt": "x", "guided_regex": "a", "ignore_eos": True}, "ignore_eos", "must be false"),
         ("/v1/responses", {"input": "x", "text": {"format": {"type": "xml"}}}, "text.format", "must be"),
+        ("/v1/responses", {"input": "x", "tools": [WEATHER]}, "tools[0].name", "is missing"),
         ("/v1/responses", {"input": "x", "text": {"form": 1}}, "text", "must be an object with format"),
         ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema", "schema": {"type": "objekt"}}}},
             "text.format", "Invalid type: objekt"),
@@ -172,12 +178,18 @@ async def test_what_changes_no_output_is_ignored(suite: ToySuite) -> None:
     [
         (b'{"prompt"', {}, 400, "the body is no JSON"),
         (b"[1]", {}, 400, "must be a JSON object"),
-        (b"[" * 100_000, {}, 400, "parsing the body"),
-        (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", {}, 400, "parsing the body"),
+        (b"[" * 100_000, {}, 400, "the body is nested too deeply"),
+        (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", {}, 400, "the body holds a number of too many digits"),
         (b'{"prompt": "x", "temperature": NaN}', {}, 400, "must be in [0, 100], got nan"),
         (b'{"prompt": "\\ud800"}', {}, 400, "half a surrogate pair"),
         (b'{"prompt": "x"}', {"content-type": "text/plain"}, 400, "Content-Type: application/json"),
-        (b'{"prompt": "\xff"}', {}, 400, "parsing the body"),
+        (b'{"prompt": "\xff"}', {}, 400, "the body must be JSON in UTF-8; byte 12 belongs to no character"),
+        (
+            gzip.compress(b'{"prompt": "x"}'),
+            {"content-encoding": "gzip"},
+            415,
+            "Content-Encoding gzip is not supported",
+        ),
         (b'{"prompt": "x", "\\ud800": 1}', {}, 400, "request: must be a valid string"),
         (
             json.dumps({"prompt": "x", **{f"a{i}": 1 for i in range(300)}}).encode(),

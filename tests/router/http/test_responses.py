@@ -176,6 +176,18 @@ async def test_the_fields_that_are_sent_to_vllm(suite: ToySuite) -> None:
     assert answer["output"][0]["content"][0]["text"] == expected[:7]
 
 
+async def test_what_is_null_counts_as_left_out(suite: ToySuite) -> None:
+    items = [{"type": None, "role": "user", "content": "hi", "status": None}]
+    nulls = {"text": {"format": None, "verbosity": None}, "instructions": None, "tools": None, "metadata": None}
+    plain, answer = [
+        (await ask(suite, "/v1/responses", {"input": "hi", "seed": 0, "max_output_tokens": 5} | more)).json
+        for more in ({}, nulls | {"input": items})
+    ]
+    assert answer["output"][0]["content"] == plain["output"][0]["content"]
+    assert {name: answer[name] for name in nulls} == {name: plain[name] for name in nulls}
+    assert answer["text"] == {"format": {"type": "text"}}
+
+
 async def test_a_wrong_model_is_told_before_a_stream(api: AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="this router serves 'toy'"):
         await api.responses.create(model="gpt-5", input="hi", stream=True)

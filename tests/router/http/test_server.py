@@ -20,7 +20,7 @@ from specgrove.errors import UnauthorizedError
 from specgrove.serving.key_file import ApiKey, hash_of
 from tests.addresses import taken_address
 from tests.certificates import make_certificates
-from tests.router.http.asking import http_address, http_suite, text_of
+from tests.router.http.asking import ask, http_address, http_suite, text_of
 from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import LIMIT_S
 
@@ -114,6 +114,30 @@ async def test_an_offer_of_http_2_is_ignored_and_the_connection_stays(size: int,
                 answers.append(json.loads(await reader.readexactly(int(length)))["choices"][0]["text"])
         writer.close()
         assert answers == [text_of(num_tokens=3, prompt="x")] * 2
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/toy", "/version"])
+async def test_head_is_get_without_a_body(path: str) -> None:
+    """So ask load balancers and ``wget --spider``."""
+    async with http_suite() as suite:
+        whole, head = await ask(suite, path), await ask(suite, path, method="HEAD")
+        assert (head.status, head.headers["content-length"]) == (200, str(len(whole.content)))
+        assert head.content == b""
+        assert (await ask(suite, "/tokenize", method="HEAD")).status == 405
+
+
+async def test_a_slash_behind_a_path_changes_nothing() -> None:
+    """A redirect would name the scheme that the router sees, behind a proxy not the client's."""
+    async with http_suite(keys=("k",)) as suite:
+        asked = {"authorization": "Bearer k"}
+        assert (await ask(suite, "/v1/models/", headers=asked)).json["data"]
+        assert (await ask(suite, "/v1/models/toy/", headers=asked)).json["id"] == "toy"
+        body = {"prompt": "x", "max_tokens": 3, "seed": 0}
+        reply = await ask(suite, "/v1/completions/", body, headers=asked)
+        assert reply.json["choices"][0]["text"] == text_of(num_tokens=3, prompt="x")
+        assert (await ask(suite, "/health/")).status == 200
+        assert (await ask(suite, "/v1/completions/", body)).status == 401
+        assert (await ask(suite, "/nope/", headers=asked)).status == 404
 
 
 async def test_it_is_no_proxy() -> None:

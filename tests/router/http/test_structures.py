@@ -63,6 +63,9 @@ def takes(structure: StructuredOutput | None, text: str) -> bool:
         ({}, None),
         ({"response_format": {"type": "text"}}, None),
         ({"response_format": {"type": "json_object"}}, ANY_JSON_OBJECT),
+        ({"response_format": {"type": "text", "json_schema": None}}, None),
+        ({"response_format": {"type": "json_object", "json_schema": None}}, ANY_JSON_OBJECT),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": None, "extra": None}}}, ANY_JSON_OBJECT),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True}}}, ANY_JSON_OBJECT),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}}},

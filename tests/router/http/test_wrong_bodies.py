@@ -13,7 +13,7 @@ from tests.router.http.asking import ask, http_suite
 
 @pytest.mark.parametrize(
     ("begins", "told"),
-    [(b'{"prompt": "', "Unterminated string"), (b"[" * 100_000, "parsing the body")],
+    [(b'{"prompt": "', "Unterminated string"), (b"[" * 100_000, "nested too deeply")],
 )
 async def test_a_large_body_that_is_no_json_is_read_once(
     begins: bytes, told: str, monkeypatch: pytest.MonkeyPatch
