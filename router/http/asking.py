@@ -119,7 +119,7 @@ def asked_tokenize(body: TokenizeBody) -> tuple[router_pb2.TokenizeRequest, Sent
         raise InvalidRequestError.of("prompt", "give either prompt or messages")
     names = SentNames("messages" if body.prompt is None else "prompt")
     prompt = _messages_of(body.messages) if body.prompt is None else body.prompt
-    params = _chat_params_of(body, body.chat_template_kwargs)
+    params = _chat_params_of(body, _template_kwargs_of(body))
     with names.renaming():
         return wire.tokenize_request(prompt, params), names  # type: ignore[arg-type]
 
@@ -228,7 +228,7 @@ def _agreed_max_tokens(body: ChatBody) -> int | None:
     return old if new is None else new
 
 
-def _template_kwargs_of(body: ChatBody) -> Mapping[str, object] | None:
+def _template_kwargs_of(body: ChatBody | TokenizeBody) -> Mapping[str, object] | None:
     """With the tools, which templates read as a variable."""
     others: Mapping[str, object] | None = body.chat_template_kwargs
     if not body.has_tools:

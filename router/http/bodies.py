@@ -129,6 +129,7 @@ Structured = Annotated[
     ),
 ]
 Values = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
+Tools = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "object"}}, _NULL]})]
 Ignored = Annotated[Any, WithJsonSchema({}), Field(description="Taken and ignored.")]
 
 
@@ -253,7 +254,7 @@ class ChatBody(_Outputs, _Conversation):
     max_completion_tokens: int | None = Field(None, ge=0, description="Left out: what the context holds.")
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, description="0 to 20.")
-    tools: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "object"}}, _NULL]})] = None
+    tools: Tools = None
     tool_choice: Any = None
     parallel_tool_calls: bool = True
 
@@ -272,8 +273,14 @@ class TokenizeBody(Body):
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     control_tokens: bool = False
+    tools: Tools = None
     chat_template_kwargs: Values = None
     return_token_strs: bool = False
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the conversation shows tools."""
+        return bool(self.tools)
 
 
 class DetokenizeBody(Body):

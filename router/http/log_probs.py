@@ -52,9 +52,10 @@ def _own_of(token: Token) -> float | None:
 def _top_of(token: Token) -> dict[str, float | None] | None:
     if not token.HasField("log_probs"):
         return None
-    top: dict[str, float | None] = {
-        _written(entry.token_bytes): max(entry.log_prob, _LEAST) for entry in token.log_probs.top
-    }
+    top: dict[str, float | None] = {}
+    for entry in token.log_probs.top:
+        # Several tokens may be written alike, a byte of its own and the letter that it is: the first of them, the most probable, is told.
+        top.setdefault(_written(entry.token_bytes), max(entry.log_prob, _LEAST))
     return top and top | {_written(token.token_bytes): _own_of(token)}
 
 

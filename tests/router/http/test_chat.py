@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from router.http.asking import asked_tokenize
+from router.http.bodies import TokenizeBody
 from tests.router.http.asking import api_of, ask, http_address, http_suite, text_of
 from tests.router.toy_language import EOS, speech
 from tests.router.toy_services import ToyLlm
@@ -194,6 +196,15 @@ async def test_tokenize_and_detokenize_as_in_vllm(suite: ToySuite) -> None:
     assert bytes(tokens["tokens"]).decode() == RENDERED
     assert (tokens["count"], tokens["max_model_len"], tokens["token_strs"]) == (len(RENDERED), 512, list(RENDERED))
     assert (await ask(suite, "/detokenize", {"tokens": [104, 105, EOS]})).json == {"prompt": "hi<eos>"}
+
+
+async def test_tools_count_where_tokens_are_counted(suite: ToySuite) -> None:
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    asked = asked_tokenize(TokenizeBody(messages=MESSAGES, tools=tools))[0]
+    assert json.loads(asked.chat.chat_template_kwargs_json) == {"tools": tools}
+    assert (await ask(suite, "/tokenize", {"messages": MESSAGES, "tools": []})).json["count"] == len(RENDERED)
+    wrong = await ask(suite, "/tokenize", {"messages": MESSAGES, "tools": [5]})
+    assert (wrong.status, wrong.error["param"]) == (400, "tools")
 
 
 async def test_models_health_and_version(suite: ToySuite, api: AsyncOpenAI) -> None:

@@ -1,0 +1,16 @@
+"""Log-probabilities in the forms of OpenAI's API."""
+
+from __future__ import annotations
+
+from router.http.log_probs import completion_log_probs
+from specgrove.v1 import router_pb2
+
+
+def test_of_tokens_that_are_written_alike_the_most_probable_is_told() -> None:
+    token = router_pb2.GeneratedToken(token_id=9, text="x", token_bytes=b"x")
+    token.log_probs.log_prob = -3.0
+    for token_id, token_bytes, log_prob in ((1, b"A", -0.5), (2, b"\xe6", -1.0), (3, b"A", -4.0)):
+        token.log_probs.top.add(token_id=token_id, token_bytes=token_bytes, log_prob=log_prob)
+    (top,) = completion_log_probs([token], 0)["top_logprobs"]
+    assert isinstance(top, dict)
+    assert list(top.items()) == [("A", -0.5), ("bytes:\\xe6", -1.0), ("x", -3.0)]
