@@ -178,7 +178,10 @@ class _EndlessError(Exception):
 
 
 def _bounded(pieces: Iterable[str]) -> str:
-    """The text of all pieces. Raises ``_EndlessError``. Loops that write nothing are bounded by the sandbox alone."""
+    """The text of all pieces. Raises ``_EndlessError``, and ``UnicodeEncodeError`` where it is none.
+
+    Loops that write nothing are bounded by the sandbox alone.
+    """
     until_s, num_characters, kept = time.monotonic() + _MAX_RENDER_S, 0, []
     for piece in pieces:
         kept.append(piece)
@@ -187,7 +190,9 @@ def _bounded(pieces: Iterable[str]) -> str:
             raise _EndlessError(f"more than {_MAX_RENDERED_LEN} characters")
         if time.monotonic() > until_s:
             raise _EndlessError(f"no text within {_MAX_RENDER_S:g} s")
-    return "".join(kept)
+    text = "".join(kept)
+    text.encode()  # a template's own texts may hold half a character, which has no tokens
+    return text
 
 
 def _question(content: object) -> list[dict[str, object]]:
@@ -205,6 +210,8 @@ def _before_end(text: str) -> str:
     before, found, after = text.rpartition(mark)
     if not found:
         raise ValueError("the chat template leaves out the final message, so it can't be continued")
+    # Where the template writes the content a second time, the mark is no part of what it shows there.
+    before = before.replace(_END_OF_FINAL_MESSAGE, "").replace(mark, "")
     return before if after.startswith(" ") else before.rstrip()
 
 

@@ -29,6 +29,7 @@ def with_template(template: str | dict[str, str] | None) -> Tokenizer:
         ("{{ strftime_now(1) }}", "fails at these messages: TypeError"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "fails at these messages: OverflowError"),
         ("{{ messages[0].content.encode('ascii') }}", "fails at these messages: UnicodeEncodeError"),
+        ("{{ messages[0].content }}\ud83d", "fails at these messages: UnicodeEncodeError"),
     ],
 )
 def test_a_template_that_fails_says_why(template: str, told: str) -> None:
@@ -188,6 +189,14 @@ def test_an_empty_list_of_calls_is_none(calls: object) -> None:
 def test_a_message_without_text_is_not_continued(message: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no text that could be continued"):
         with_template("{{ messages }}").render_chat([message], ChatOptions(continue_final_message=True))
+
+
+@pytest.mark.parametrize(("filter_", "content"), [("", " so "), ("| trim", "so")])
+def test_a_message_that_is_written_twice_is_continued_where_it_comes_last(filter_: str, content: str) -> None:
+    template = f"{{{{ messages[-1].content {filter_} }}}}:{{% for m in messages %}}[{{{{ m.content {filter_} }}}}]{{% endfor %}}"
+    conversation = [("user", "hi"), ("assistant", " so ")]
+    text = with_template(template).render_chat(conversation, ChatOptions(continue_final_message=True))
+    assert text == f"{content}:[hi][{content}"
 
 
 def test_a_template_that_writes_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
