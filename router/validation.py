@@ -66,7 +66,7 @@ def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Se
     _check_resume(found, proto, model)
     _check_stop_texts(found, proto.stop)
     if proto.ignore_eos and proto.sampling.HasField("structured_output"):
-        found.add("ignore_eos", "must be false with structured_output: such an output ends where it is complete")
+        found.add("ignore_eos", "must be false with structured outputs: they end where they are complete")
     _check_speculation(found, proto.speculation, ssms)
     if len(proto.cache_salt) > MAX_CACHE_SALT_LEN:
         found.add("cache_salt", f"must have at most {MAX_CACHE_SALT_LEN} characters, has {len(proto.cache_salt)}")

@@ -190,6 +190,8 @@ def _set(message: Proto, name: str, value: object, field: str) -> None:
 
 def _set_bias(sampling: token_tree_pb2.SamplingParams, token_id: int, bias: object) -> None:
     try:
+        if isinstance(bias, bool):
+            raise TypeError  # protobuf would take it for 1
         sampling.logit_bias[token_id] = bias  # type: ignore[assignment]
     except (TypeError, ValueError, OverflowError) as error:
         description = f"of token {token_id} must be a number, got {named(bias)}"

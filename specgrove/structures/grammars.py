@@ -18,6 +18,7 @@ from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
+from specgrove.structures.pattern_properties import without_named_patterns
 from specgrove.structures.structured_output import JSON_BLANKS, StructuredOutput, StructureKind
 from specgrove.tokenizer import Tokenizer
 
@@ -204,7 +205,8 @@ def check_text(structure: StructuredOutput) -> None:
 def _grammar_of(structure: StructuredOutput) -> str:
     match structure.kind:
         case StructureKind.JSON_SCHEMA:
-            return LLMatcher.grammar_from_json_schema(structure.text, defaults={"whitespace_pattern": JSON_BLANKS})
+            schema = without_named_patterns(structure.text)
+            return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": JSON_BLANKS})
         case StructureKind.REGEX:
             return LLMatcher.grammar_from_regex(structure.text)
         case StructureKind.CHOICE:

@@ -210,9 +210,11 @@ def _before_end(text: str) -> str:
     before, found, after = text.rpartition(mark)
     if not found:
         raise ValueError("the chat template leaves out the final message, so it can't be continued")
-    # Where the template writes the content a second time, the mark is no part of what it shows there.
-    before = before.replace(_END_OF_FINAL_MESSAGE, "").replace(mark, "")
-    return before if after.startswith(" ") else before.rstrip()
+    # Where the template writes the content twice, the mark is no part of what it shows first.
+    if after.startswith(" "):
+        return before.replace(_END_OF_FINAL_MESSAGE, "")
+    *others, last = before.split(mark)
+    return "".join(map(str.rstrip, others)) + last.rstrip()
 
 
 class _GenerationTag(jinja2.ext.Extension):

@@ -231,6 +231,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("hi", {"logit_bias": {5: 1.0, "5": 2.0}}, "sampling.logit_bias"),
     ("hi", {"logit_bias": {"9" * 5000: 1.0}}, "sampling.logit_bias"),
     ("hi", {"logit_bias": {1: 10**5000}}, "sampling.logit_bias"),
+    ("hi", {"logit_bias": {1: True}}, "sampling.logit_bias"),
     ("hi", {"temperature": 10**5000}, "sampling.temperature"),
     ("hi", {"stop_token_ids": [10**5000]}, "sampling.stop_token_ids"),
     ("hi", {"max_tokens": 10**5000}, "max_tokens"),
