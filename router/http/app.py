@@ -27,7 +27,7 @@ from router.http.body_limit import BodyLimit
 from router.http.calls import RouterCalls, peer_of
 from router.http.chat import ChatFormat
 from router.http.completions import CompletionFormat
-from router.http.errors import INTERNAL_FAILURE, failure_of, http_failure, invalid_body, unreadable_body
+from router.http.errors import failure_of, http_failure, invalid_body, unreadable_body
 from router.http.generate import GenerateAnswer, GenerateBody, GenerateFormat, asked_generate
 from router.http.heads import new_head
 from router.http.informing import informing_endpoints
@@ -44,6 +44,7 @@ from router.http.responses.format import ResponsesFormat
 from router.http.responses.models import ResponsesAnswer
 from router.http.tool_calls import FORCED
 from router.http.trace_headers import TraceHeaders
+from router.http.unforeseen import Unforeseen
 from router.http.usual_paths import UsualPaths
 from router.key_limits import RATE_LIMIT_HEADERS
 from specgrove.errors import InternalError, SpecGroveError
@@ -129,6 +130,7 @@ def make_app(
             is_page=is_page,
             headers_of=settings.key_headers,
         )
+    app.add_middleware(Unforeseen)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -260,7 +262,7 @@ async def _text_of(calls: RouterCalls, prompt: AskedPrompt) -> str:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Everything that goes wrong, in one form."""
+    """Everything that goes wrong, in one form; what nobody foresaw is ``Unforeseen``'s."""
 
     @app.exception_handler(SpecGroveError)
     async def ours(request: Request, error: SpecGroveError) -> Response:
@@ -281,11 +283,6 @@ def _handle_errors(app: FastAPI) -> None:
         response = failure.response()
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return INTERNAL_FAILURE.response()
 
 
 _BODIES: dict[str, type[Body]] = {

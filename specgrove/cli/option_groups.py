@@ -189,7 +189,7 @@ def _content(path: str) -> str:
     if path.lstrip().startswith("{") or "\n" in path or "::=" in path:
         raise ValueError("takes a file; this looks like what it should hold: write it to one")
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
         raise ValueError(f"{path}: {reason}") from None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from specgrove.measuring.fitting import Fitting
 
+# Some programs write one before a text in UTF-8, which it is no part of.
+_BYTE_ORDER_MARK = "\ufeff"
+
 
 def prompt_of(words: list[str]) -> str:
     """The prompt of ``generate``, from its arguments or from standard input. Raises ``ValueError``."""
@@ -75,7 +78,7 @@ def _standard_input() -> str:
     if len(data) > MAX_PUBLIC_REQUEST_BYTES:
         raise ValueError(f"the prompt has more than the {MAX_PUBLIC_REQUEST_BYTES} bytes that a request may have")
     try:
-        return data.decode()
+        return data.decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise ValueError(f"the prompt is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}") from error
 
@@ -93,8 +96,8 @@ def is_dialogue() -> bool:
 
 
 def _piped_questions() -> Iterator[str]:
-    for line in sys.stdin:
-        yield line.rstrip("\n")
+    for number, line in enumerate(sys.stdin):
+        yield (line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line).rstrip("\n")
 
 
 def _typed_questions(history: Path) -> Iterator[str]:

@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from specgrove.cli import generate, main
 from specgrove.client.output import Chunk, OutputToken
+from specgrove.serving.key_file import first_key
 from tests.cli.program import SPECGROVE, typed
 from tests.fake_router import FakeRouter
 from tests.waiting import LIMIT_S
@@ -30,6 +32,25 @@ def test_generate_reads_standard_input(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe")))
     assert main(["generate", "-", "--raw", "--address", fake_router[1]]) == 0
     assert fake_router[0].requests[0].text == "from a pipe"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Editors and shells of Windows write one before a text."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfhi")))
+    assert main(["generate", "-", "--raw", "--address", fake_router[1]]) == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffone\n\ufefftwo\n"))
+    assert main(["chat", "--address", fake_router[1]]) == 0
+    schema, keys = tmp_path / "schema.json", tmp_path / "keys"
+    schema.write_bytes(b'\xef\xbb\xbf{"type": "object"}')
+    keys.write_bytes(b"\xef\xbb\xbfa-key\n")
+    assert main(["generate", "hi", "--json-schema", str(schema), "--address", fake_router[1]]) == 0
+    piped, first, second, structured = fake_router[0].requests
+    assert (piped.text, first.chat.messages[-1].content) == ("hi", "one")
+    assert second.chat.messages[-1].content == "\ufefftwo"  # not at the beginning it is a character
+    assert structured.sampling.structured_output.json_schema == '{"type": "object"}'
+    assert first_key(keys) == "a-key"
 
 
 def test_a_full_disk_is_told_without_a_number(fake_router: Router) -> None:

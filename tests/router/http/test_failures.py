@@ -12,7 +12,6 @@ import pytest
 from specgrove.errors import InternalError
 from tests.router.http.asking import PROMPT, api_of, ask, http_suite, text_of
 from tests.router.toy_services import ToyLlm, halting_llm
-from tests.router.toy_suite import ToySuite
 from tests.waiting import LIMIT_S, until
 
 COMPLETIONS = "/v1/completions"
@@ -87,12 +86,18 @@ async def test_a_failure_amid_a_stream_is_an_event() -> None:
         assert (reply.status, reply.error["code"]) == (500, "internal_error")
 
 
-async def test_a_defect_shows_no_traceback(suite: ToySuite, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> None:
         raise KeyError("secret")
 
     monkeypatch.setattr("router.servicer.checked_request", broken)
-    for is_stream in (False, True):
-        reply = await ask(suite, COMPLETIONS, {"prompt": "x", "stream": is_stream})
-        assert reply.status == 500
-        assert json.loads(reply.content)["error"]["message"] == "internal error; the router's log has the details"
+    async with http_suite(origins=("https://a.example",)) as suite:
+        for is_stream in (False, True):
+            body, origin = {"prompt": "x", "stream": is_stream}, {"origin": "https://a.example"}
+            reply = await ask(suite, COMPLETIONS, body, headers=origin)
+            assert reply.status == 500
+            assert json.loads(reply.content)["error"]["message"] == "internal error; the router's log has the details"
+            # Without it a browser shows its page no answer at all.
+            assert reply.headers["access-control-allow-origin"] == origin["origin"]
+        counted = (await ask(suite, "/metrics")).content.decode()
+        assert 'http_responses_total{endpoint="/v1/completions",status="500"} 2' in counted
