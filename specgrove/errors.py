@@ -81,10 +81,14 @@ class InternalError(SpecGroveError):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One wrong field of a request, by its proto path."""
+    """One wrong field of a request, by its proto path. Halves of characters, which names in JSON may hold, are escaped: no answer could."""
 
     field: str
     description: str
+
+    def __post_init__(self) -> None:
+        for name in ("field", "description"):
+            object.__setattr__(self, name, getattr(self, name).encode(errors="backslashreplace").decode())
 
 
 class InvalidRequestError(SpecGroveError):

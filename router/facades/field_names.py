@@ -10,7 +10,7 @@ from specgrove.errors import FieldViolation, InvalidRequestError
 
 @contextlib.contextmanager
 def renaming(names: Mapping[str, str]) -> Iterator[None]:
-    """What is raised within has the names that ``names`` gives to the first parts of paths, e.g. ``sampling`` of ``sampling.top_p``.
+    """What is raised within has the names that ``names`` gives to paths, or to their first parts, e.g. ``sampling`` of ``sampling.top_p``.
 
     Ways to structure an output stand beside the other parameters in all protocols but the router's.
     """
@@ -22,5 +22,8 @@ def renaming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def _renamed(field: str, names: Mapping[str, str]) -> str:
+    if field in names:
+        return names[field]
     first, dot, rest = field.replace(".structured_output.", ".", 1).partition(".")
-    return f"{names.get(first, first)}{dot}{rest}"
+    name, bracket, index = first.partition("[")
+    return f"{names.get(name, name)}{bracket}{index}{dot}{rest}"

@@ -17,6 +17,7 @@ _NUM_SEEDS = 2**64
 
 FIELD_NAMES: Mapping[str, str] = {
     "token_ids": "tokenized",
+    "token_ids.token_ids": "tokenized.input_ids",
     "sampling": "sampling_params",
     "max_tokens": "sampling_params.max_tokens",
     "stop": "sampling_params.stop",

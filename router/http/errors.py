@@ -49,8 +49,7 @@ class Failure:
 
     def body(self) -> dict[str, object]:
         """The JSON; events of streams carry the same."""
-        param = None if self.param is None else _writable(self.param)
-        return {"error": {"message": _writable(self.message), "type": self.type, "param": param, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The whole response."""
@@ -110,11 +109,6 @@ def unreadable_body(cause: BaseException | None) -> Failure | None:
 
 
 INTERNAL_FAILURE = Failure(500, "internal error; the router's log has the details", _SERVER, code="internal_error")
-
-
-def _writable(text: str) -> str:
-    """The text with halves of characters escaped: names that clients send may hold them, and no response could."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _refusal(error: InvalidRequestError) -> Failure:

@@ -150,6 +150,12 @@ async def test_a_stream_that_is_cancelled_ends_its_requests() -> None:
         (asked(sampling_parameters='{"topp": 1}'), "sampling_parameters.topp: is not known; there are "),
         (asked(sampling_parameters='{"stop": 5}'), "sampling_parameters.stop: must be a text or several, got 5"),
         (asked(sampling_parameters='{"json_schema": "{"}'), "sampling_parameters.json_schema: is no JSON"),
+        (asked(sampling_parameters='{"stop": [""]}'), "sampling_parameters.stop[0]: must have 1 to 256 characters"),
+        (asked(sampling_parameters='{"\\ud800": 1}'), "sampling_parameters.\\ud800: is not known"),
+        (
+            asked(sampling_parameters='{"json_schema": {"\\ud800": NaN}}'),
+            "sampling_parameters.json_schema.\\ud800: must be a finite number",
+        ),
         (asked(stream=True), "inputs[stream]: needs ModelStreamInfer"),
         (asked(prompt="x"), "inputs[prompt]: is not known; there are text_input, "),
         (asked(outputs=[{"name": "logits"}]), "outputs[logits]: is not known"),

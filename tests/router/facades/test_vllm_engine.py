@@ -157,7 +157,8 @@ async def test_aborted_requests_end() -> None:
         (asked(n=1000), "sampling_params.n: must be at most 128, got 1000"),
         (vllm.GenerateRequest(text="x", data_parallel_rank=1), "data_parallel_rank: must be 0"),
         (vllm.GenerateRequest(text="x", mm_inputs=vllm.MultimodalInputs()), "mm_inputs: the model reads texts only"),
-        (vllm.GenerateRequest(tokenized=vllm.TokenizedInput(input_ids=[VOCAB_SIZE])), "tokenized"),
+        (vllm.GenerateRequest(tokenized=vllm.TokenizedInput(input_ids=[VOCAB_SIZE])), "tokenized.input_ids: token id"),
+        (asked(stop=[""]), "sampling_params.stop[0]: must have 1 to 256 characters"),
     ],
 )
 async def test_what_is_wrong_is_told(suite: ToySuite, request_: vllm.GenerateRequest, message: str) -> None:
