@@ -7,9 +7,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 # What the kernel takes of a unix socket's path (man 7 unix), the zero byte at its end left aside.
 MAX_SOCKET_PATH_BYTES = 107
+# gRPC takes it for the end of an address, in whatever way it is written.
+NOT_IN_SOCKET_PATHS = ","
 _DNS = "dns:"
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(%[^\s\]/]+)?\]|[^\s/:\[\]]+):([0-9]{1,5})")
 # Ways to name servers that gRPC's clients know besides: https://grpc.github.io/grpc/core/md_doc_naming.html
@@ -60,6 +63,11 @@ def socket_path(address: str) -> Path:
     return Path(path[2:] if path.startswith("//") else path)
 
 
+def grpc_target(address: str) -> str:
+    """The address as gRPC takes it, which reads the path of a unix socket as part of a URL: ``%41`` would be an A, and ``#`` the end."""
+    return f"unix:{quote(os.fsencode(socket_path(address)))}" if is_unix(address) else address
+
+
 def stays_on_this_machine(address: str) -> bool:
     """Whether what is sent to an address leaves no machine: a unix socket, or the loopback interface by its usual names."""
     if address.startswith(("unix:", "unix-abstract:", "vsock:")):
@@ -75,6 +83,10 @@ def checked_address(address: str) -> str:
     """The address, or ``ValueError`` that says what one looks like."""
     if is_unix(address):
         is_right = len(address) > len("unix:") and "\0" not in address
+        if NOT_IN_SOCKET_PATHS in address:
+            raise ValueError(
+                f"address: the path of a unix socket can have no comma, gRPC ends it there, got {address!r}"
+            )
     else:
         found = _HOST_AND_PORT.fullmatch(address)
         is_right = found is not None and int(found[3]) <= 65535

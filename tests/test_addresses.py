@@ -56,6 +56,13 @@ def test_a_path_that_no_socket_can_have_is_told_at_once() -> None:
         checked_target("unix:/a\0b")
 
 
+def test_a_path_with_a_comma_is_told_at_once() -> None:
+    """gRPC would connect to what stands behind the comma."""
+    for check in (checked_address, checked_target):
+        with pytest.raises(ValueError, match="can have no comma"):
+            check("unix:/a,b/c.sock")
+
+
 @pytest.mark.parametrize("target", ["dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:1", "xds:///name"])
 def test_clients_may_name_servers_as_grpc_does(target: str) -> None:
     assert checked_target(target) == target

@@ -21,6 +21,7 @@ from specgrove.machine.owned_folders import temporary_folder
 logger = logging.getLogger(__name__)
 
 MODULE = "specgrove.web"
+_SOCKET = "page.sock"
 _END_TIMEOUT_S = 3.0
 # A page that has ended by itself is not started again before so long.
 _PAUSE_S = 10.0
@@ -57,7 +58,8 @@ class PageProcess:
     def start(self) -> None:
         """Returns at once."""
         if self._process is None:
-            self.socket_path = f"{self._folder.enter_context(temporary_folder('specgrove-page-'))}/page.sock"
+            folder = self._folder.enter_context(temporary_folder("specgrove-page-", socket_names=(_SOCKET,)))
+            self.socket_path = f"{folder}/{_SOCKET}"
         elif self._process.returncode is not None:
             logger.warning("the chat page had ended with exit code %d", self._process.returncode)
         self._started_s = time.monotonic()

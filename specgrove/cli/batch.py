@@ -22,6 +22,7 @@ from specgrove.machine.owned_folders import temporary_folder
 from specgrove.settings import SuiteSettings
 
 _HTTP_ADDRESS = ("router", "http-address")
+_SOCKET = "http.sock"
 # What a suite has for others than the one who started it.
 _FOR_OTHERS = (
     _HTTP_ADDRESS, ("router", "api-key-file"), ("router", "http-allowed-origins"), ("router", "tls-certificate"),
@@ -90,8 +91,8 @@ def _place(arguments: argparse.Namespace, settings: SuiteSettings) -> Iterator[H
     if arguments.address is not None:
         yield HttpPlace(arguments.address, tls_files(arguments), api_key_of(arguments))
         return
-    with temporary_folder("specgrove-batch-") as folder:
-        address = f"unix:{folder}/http.sock"
+    with temporary_folder("specgrove-batch-", socket_names=(_SOCKET,)) as folder:
+        address = f"unix:{folder}/{_SOCKET}"
         with started_suite(SuiteSettings({_HTTP_ADDRESS: address}).over(settings), None, arguments):
             yield HttpPlace(address)
 

@@ -16,7 +16,7 @@ from typing import cast
 
 import grpc
 
-from specgrove.addresses import checked_target, stays_on_this_machine
+from specgrove.addresses import checked_target, grpc_target, stays_on_this_machine
 from specgrove.client.texts import named
 from specgrove.errors import SessionClosedError, UnavailableError
 from specgrove.serving.address import client_channel_options
@@ -80,10 +80,10 @@ class Connection:
     def _open(self) -> router_pb2_grpc.RouterServiceStub:
         options = client_channel_options()
         if self._files is None:
-            channel = grpc.insecure_channel(self._target, options=options)
+            channel = grpc.insecure_channel(grpc_target(self._target), options=options)
         else:
             self._credentials = self._files.newest()
-            channel = grpc.secure_channel(self._target, self._credentials, options=options)
+            channel = grpc.secure_channel(grpc_target(self._target), self._credentials, options=options)
         self._channels.append(channel)
         return router_pb2_grpc.RouterServiceStub(channel)
 
@@ -187,9 +187,9 @@ class _LoopChannels:
     def _open(self) -> grpc.aio.Channel:
         options = client_channel_options()
         if self._files is None:
-            return grpc.aio.insecure_channel(self._target, options=options)
+            return grpc.aio.insecure_channel(grpc_target(self._target), options=options)
         self._credentials = self._files.newest()
-        return grpc.aio.secure_channel(self._target, self._credentials, options=options)
+        return grpc.aio.secure_channel(grpc_target(self._target), self._credentials, options=options)
 
 
 def metadata_of(api_key: str | None) -> Metadata:

@@ -14,10 +14,15 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from specgrove.addresses import MAX_SOCKET_PATH_BYTES, NOT_IN_SOCKET_PATHS
+
 _SUFFIX = ".lock"
+_NUM_RANDOM_BYTES = 4
+# Where all may write, and paths are short: jobs of clusters and build systems have their temporary folders deep in others.
+_SHORT_PLACES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 
 
 @contextlib.contextmanager
@@ -36,12 +41,13 @@ def owned_folder(parent: Path, prefix: str, *, is_private: bool = False) -> Iter
 
 
 @contextlib.contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
+def temporary_folder(prefix: str, *, socket_names: Collection[str] = ()) -> Iterator[Path]:
     """A private one where temporary files lie. What owners of such folders left there when they were killed is removed first.
 
-    On a disk that knows no locks it works all the same, but what is left there stays.
+    On a disk that knows no locks it works all the same, but what is left there stays. Where the usual place has a path that is too long
+    for the sockets of ``socket_names``, it is another one.
     """
-    parent = Path(tempfile.gettempdir())
+    parent = _place_for(prefix, socket_names) if socket_names else Path(tempfile.gettempdir())
     sweep(parent, prefix)
     with contextlib.ExitStack() as stack:
         try:
@@ -62,6 +68,18 @@ def sweep(parent: Path, prefix: str) -> None:
                     lock_path.unlink()
 
 
+def _place_for(prefix: str, socket_names: Collection[str]) -> Path:
+    """The usual place also where none will do: whoever listens there says what is wrong with it."""
+    usual = Path(tempfile.gettempdir())
+    rest = max(map(len, socket_names)) + len(f"/{prefix}/") + 2 * _NUM_RANDOM_BYTES
+
+    def will_do(place: Path) -> bool:
+        is_short = len(os.fsencode(place)) + rest <= MAX_SOCKET_PATH_BYTES
+        return is_short and NOT_IN_SOCKET_PATHS not in str(place) and os.access(place, os.W_OK | os.X_OK)
+
+    return next(filter(will_do, (usual, *_SHORT_PLACES)), usual)
+
+
 def _folder_of(lock_path: Path) -> Path:
     return lock_path.with_name(lock_path.name.removesuffix(_SUFFIX))
 
@@ -69,7 +87,7 @@ def _folder_of(lock_path: Path) -> Path:
 @contextlib.contextmanager
 def _own_lock(parent: Path, prefix: str) -> Iterator[Path]:
     while True:
-        path = parent / f"{prefix}{secrets.token_hex(4)}{_SUFFIX}"
+        path = parent / f"{prefix}{secrets.token_hex(_NUM_RANDOM_BYTES)}{_SUFFIX}"
         try:
             with _lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as is_ours:
                 if is_ours:

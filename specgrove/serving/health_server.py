@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from specgrove.addresses import is_unix, socket_path
+from specgrove.addresses import grpc_target, is_unix, socket_path
 from specgrove.serving.health import Health, unknown_name, watched_status
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.unix_socket import take_socket_path
@@ -43,7 +43,7 @@ def health_server(address: str | None, health: Health) -> Iterator[None]:
     server = grpc.server(pool, options=options)
     health_pb2_grpc.add_HealthServicer_to_server(_Servicer(health), server)
     try:
-        server.add_insecure_port(address)
+        server.add_insecure_port(grpc_target(address))
     except RuntimeError as error:
         raise OSError(f"can't listen on {address}: it is in use, or not an address of this machine") from error
     server.start()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 
-from specgrove.addresses import ReplicaAddress, is_unix
+from specgrove.addresses import ReplicaAddress, grpc_target, is_unix
 from specgrove.errors import UnavailableError
 from specgrove.serving.address import channel_options
 from specgrove.serving.status import connection_cause, is_not_connected
@@ -93,9 +93,9 @@ class ReplicaChannel:
 
     def _open(self) -> grpc.aio.Channel:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(self._address.target, options=channel_options())
+            return grpc.aio.insecure_channel(grpc_target(self._address.target), options=channel_options())
         options = [*channel_options(), ("grpc.ssl_target_name_override", self._name)]
-        return grpc.aio.secure_channel(self._address.target, self._credentials, options=options)
+        return grpc.aio.secure_channel(grpc_target(self._address.target), self._credentials, options=options)
 
     def _tls_cause(self, details: str, files: TlsFiles) -> str:
         if not is_not_connected(details):

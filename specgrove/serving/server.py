@@ -20,7 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from specgrove.addresses import checked_address, is_unix, socket_path
+from specgrove.addresses import checked_address, grpc_target, is_unix, socket_path
 from specgrove.serving.address import MAX_MESSAGE_BYTES, server_options
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.call_guard import CallGuard
@@ -144,8 +144,8 @@ class Server:
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         try:
             if tls is None:
-                return server, server.add_insecure_port(address)
-            return server, server.add_secure_port(address, server_credentials(tls))
+                return server, server.add_insecure_port(grpc_target(address))
+            return server, server.add_secure_port(grpc_target(address), server_credentials(tls))
         except RuntimeError as error:
             check_can_listen(address)
             raise OSError(f"can't listen on {address}: it is in use, or not an address of this machine") from error

@@ -120,18 +120,20 @@ class Suite:
         self._progress = progress
         # The services find each other here; only this user may look in.
         self._folders = contextlib.ExitStack()
-        self._socket_folder = self._folders.enter_context(temporary_folder("specgrove-suite-"))
-        self._addresses = {
-            **{name: f"unix:{self._socket_folder}/{name}.sock" for name in llm_names(config.num_llm_replicas)},
-            **({"ssm_service": f"unix:{self._socket_folder}/ssm_service.sock"} if config.ssms else {}),
-            **{name: f"unix:{self._socket_folder}/{name}.sock" for name in router_names(config.num_routers)},
-        }
+        routers = router_names(config.num_routers)
+        names = (*llm_names(config.num_llm_replicas), *(("ssm_service",) if config.ssms else ()), *routers)
+        sockets = {name: f"{name}.sock" for name in names}
+        local_sockets = {name: f"{name}-local.sock" for name in routers}
+        self._socket_folder = self._folders.enter_context(
+            temporary_folder("specgrove-suite-", socket_names=(*sockets.values(), *local_sockets.values()))
+        )
+        self._addresses = {name: f"unix:{self._socket_folder}/{socket}" for name, socket in sockets.items()}
         self._addresses["router"] = config.address or self._addresses["router"]
         flags = {word.partition("=")[0] for word in config.router_arguments}
         is_guarded = bool({"--tls-certificate", "--api-key-file"} & flags)
         # Their own addresses want certificates or keys, the private ones of further routers, too.
-        guarded = router_names(config.num_routers) if is_guarded else ()
-        self._local_addresses = {name: f"unix:{self._socket_folder}/{name}-local.sock" for name in guarded}
+        guarded = routers if is_guarded else ()
+        self._local_addresses = {name: f"unix:{self._socket_folder}/{local_sockets[name]}" for name in guarded}
         if (given := value_of_flag(_LOCAL, config.router_arguments)) is not None:
             self._local_addresses["router"] = given
         specs = process_specs(config, self._addresses, self._local_addresses)

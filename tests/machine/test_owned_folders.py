@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from specgrove.addresses import checked_target
 from specgrove.machine import owned_folders
 from specgrove.machine.owned_folders import temporary_folder
 from specgrove.suite.processes import Suite, SuiteConfig
@@ -18,9 +21,33 @@ CONFIG = SuiteConfig(llm_folder=Path("/model"))
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """One whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("name", ["deep" * 20, "a,b"])
+def test_a_suites_sockets_lie_elsewhere_where_no_socket_can(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs of clusters and build systems have temporary folders deep in others; gRPC reads no comma."""
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    for config in (CONFIG, replace(CONFIG, num_llm_replicas=12, num_routers=2, ssms=())):
+        suite = Suite(config)
+        addresses = [*suite.router_addresses, suite.address_of("llm_service")]
+        suite.stop()
+        assert list(map(checked_target, addresses)) == addresses
+        assert not any(address.startswith(f"unix:{tmp_path}") for address in addresses)
+
+
+def test_where_none_will_do_the_usual_place_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who listens there says what is wrong."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+    with temporary_folder("specgrove-test-", socket_names=("x" * 100,)) as folder:
+        assert folder.parent == tmp_path
 
 
 def test_the_next_suite_removes_what_a_killed_one_left(temporary: Path) -> None:

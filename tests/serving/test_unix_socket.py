@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
 import pytest
 
 from specgrove.addresses import socket_path
+from specgrove.client import Client
+from specgrove.errors import SpecGroveError
+from specgrove.suite.readiness import is_serving
 from tests.serving.toy_service import EchoServicer, client_of, server_of
+from tests.waiting import LIMIT_S
 
 
 async def test_a_file_is_left_alone(tmp_path: Path) -> None:
@@ -35,6 +40,24 @@ async def test_a_server_that_runs_keeps_its_socket(tmp_path: Path) -> None:
     await client.connected.wait()
     await client.close()
     await first.stop(0)
+
+
+@pytest.mark.parametrize("name", ["a b", "50%41", "a#b", "what?", "\u00e4\u6f22", "a:b;c=d&e", "a\\b"])
+async def test_any_path_will_do(name: str, tmp_path: Path) -> None:
+    """Some of its characters mean something else in the URL that gRPC takes an address for."""
+    folder = tmp_path / name
+    folder.mkdir()
+    server = server_of(EchoServicer(), f"unix:{folder}/a.sock")
+    await server.start()
+    assert (folder / "a.sock").is_socket()
+    client = client_of(server.address)
+    await asyncio.wait_for(client.connected.wait(), LIMIT_S)
+    await client.close()
+    assert await asyncio.to_thread(is_serving, server.address)
+    with Client(server.address, max_retries=0) as other, pytest.raises(SpecGroveError) as raised:
+        await asyncio.to_thread(other.model_info)
+    assert "XX" in str(raised.value)
+    await server.stop(0)
 
 
 async def test_what_a_killed_server_left_is_taken(tmp_path: Path) -> None:
