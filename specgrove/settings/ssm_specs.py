@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class SsmSpec:
 
 def parse_ssm(text: str) -> SsmSpec:
     """Raises ``ValueError`` that names what is wrong and gives the syntax."""
-    model, *parts = text.split(",")
+    model, parts = _model_and_options(text)
     options = {}
     for part in parts:
         key, separator, value = part.partition("=")
@@ -84,6 +85,16 @@ def parse_ssm(text: str) -> SsmSpec:
         quantization,
         _noise_weight(options, text),
     )
+
+
+def _model_and_options(text: str) -> tuple[str, list[str]]:
+    """What stands before the first comma, or, where the path of a folder or file has commas of its own, that path."""
+    parts = text.split(",")
+    for end in range(len(parts), 1, -1):
+        path = ",".join(parts[:end])
+        if os.path.lexists(os.path.expanduser(path)):  # noqa: PTH111, any text may come, also what can be no path
+            return path, parts[end:]
+    return parts[0], parts[1:]
 
 
 def _without_weights(model: str, name: str, options: Mapping[str, str], text: str) -> SsmSpec:

@@ -33,6 +33,16 @@ def test_specs() -> None:
     assert parse_ssm("small.gguf,quantization=int4,width=2").quantization == "int4"
 
 
+def test_a_path_may_have_commas(tmp_path: Path) -> None:
+    """Where there is such a folder or file; else the commas stand before options."""
+    folder = tmp_path / "small,width=2"
+    assert parse_ssm(f"{folder},name=tiny").width == 2
+    folder.mkdir()
+    spec = parse_ssm(f"{folder},name=tiny")
+    assert (spec.model, spec.width, spec.name) == (str(folder), None, "tiny")
+    assert parse_ssm(str(folder)).name == "small,width=2"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -22,6 +22,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders import demo
 from specgrove.models.folders.disk_room import DiskFullError, is_full
 from specgrove.models.folders.gguf_model import ensure_gguf_folder
+from specgrove.models.folders.hub_checks import problem_of_hub_model
 from specgrove.models.folders.hub_weights import TRANSFER_ERRORS, fetch_weights
 from specgrove.models.folders.made_folder import sweep_cache
 from specgrove.models.folders.missing import WEIGHT_SUFFIXES, not_there
@@ -29,10 +30,13 @@ from specgrove.models.folders.model_files import gguf_files, gguf_of, is_gguf_fi
 from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.models.weights.safetensors_files import weight_files_of
 from specgrove.settings.ssm_specs import SHIPPED_DRAFTERS
+from specgrove.tokenizer.files import TEMPLATE_FOLDER
 
 DEMO_LLM = demo.DEMO_LLM
-DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
-IGNORED_FILES = ("*/*", "consolidated*")  # other frameworks' folders, and Mistral's second copy of the weights
+SMALL_FILES = ("*.json", "tokenizer.model", "chat_template.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
+DOWNLOADED_FILES = ("*.safetensors", *SMALL_FILES)
+# Other frameworks' folders (a star stands for a slash, too), and Mistral's second copy of the weights.
+IGNORED_FILES = ("*/*.safetensors", "*/*.json", "consolidated*")
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _MAX_SHOWN_LEN = 100
 _SHOWN = 3  # missing files that are named
@@ -150,9 +154,26 @@ def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
 def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool) -> Path:
     """The hub's snapshot of ``model``; complete files are not fetched again."""
     progress(f"fetching {model} from the Hugging Face hub")
-    folder = fetch_from_hub(model, DOWNLOADED_FILES, _shipped(needs_tokenizer))
+    shipped = _shipped(needs_tokenizer)
+    if not _is_here(model):
+        folder = fetch_from_hub(model, SMALL_FILES, shipped)
+        try:
+            problem = problem_of_hub_model(model, folder, needs_tokenizer=needs_tokenizer)
+        except (UnsupportedModelError, JsonFileError, OSError) as error:
+            raise ModelNotFoundError(f"{model!r} can't be served: {error}") from error
+        if problem is not None:
+            raise ModelNotFoundError(problem)
+    folder = fetch_from_hub(model, DOWNLOADED_FILES, shipped)
     check_model_folder(folder, needs_tokenizer=needs_tokenizer)
     return folder
+
+
+def _is_here(model: str) -> bool:
+    """Whether its weights, or some of them, were fetched before."""
+    with contextlib.suppress(*TRANSFER_ERRORS):
+        folder = Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+        return next(folder.glob("*.safetensors"), None) is not None
+    return False
 
 
 def fetch_from_hub(model: str, patterns: tuple[str, ...], shipped: Sequence[str] = (DEMO_LLM,)) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from specgrove.models.folders.sampled_digest import sampled_digest
 from specgrove.tokenizer.files import TEMPLATE_FOLDER
 
 _UNFINISHED = ".unfinished-"
+_LAST = "config.json"
 # Weights, and what speaks of weights that are not there any more.
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
 
@@ -84,9 +86,15 @@ def unfinished_folder(parent: Path, name: str) -> contextlib.AbstractContextMana
 
 
 def check_new(target: Path) -> None:
-    """Raises ``ValueError`` where something is there already, other than an empty folder."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists already: name a new folder, or remove it")
+    """Raises ``ValueError`` where something is there already, other than an empty folder, or where no folder can be made."""
+    if target.exists():
+        if not target.is_dir() or any(not child.name.startswith(_UNFINISHED) for child in target.iterdir()):
+            raise ValueError(f"{target} exists already: name a new folder, or remove it")
+    elif target.is_symlink():
+        raise ValueError(f"{target} leads to {target.readlink()}, which is not there: name a new folder, or remove it")
+    existing = next(place for place in (target, *target.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{target} can't be made: {existing} is no folder that can be written to")
 
 
 @contextlib.contextmanager
@@ -96,8 +104,20 @@ def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
     Raises ``ValueError`` if ``target`` exists, ``DiskFullError``.
     """
     check_new(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent, _UNFINISHED)
-    with told_when_full(target.parent, need), unfinished_folder(target.parent, target.name) as folder:
+    target = target.resolve()  # an empty folder may be meant by a link, or as "."
+    is_fixed = target.is_dir() and (os.path.ismount(target) or target == Path.cwd() or any(target.iterdir()))
+    parent = target if is_fixed else target.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent, _UNFINISHED)
+    with told_when_full(parent, need), unfinished_folder(parent, target.name) as folder:
         yield folder
-        folder.rename(target)
+        if is_fixed:
+            _fill(target, folder)
+        else:
+            folder.rename(target)
+
+
+def _fill(target: Path, folder: Path) -> None:
+    """For a folder that can't be replaced, such as a container's volume. What makes it a model's comes last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == _LAST):
+        path.rename(target / path.name)

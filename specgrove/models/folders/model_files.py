@@ -6,6 +6,7 @@ Used by everything that looks at folders. Imports neither torch nor transformers
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def quantization_kind(folder: Path) -> str | None:
 
 def name_of(folder: Path) -> str:
     """What to call a model: its id if it lies in the Hugging Face hub's cache, else its folder's name, without digests of ours."""
-    folder = folder.absolute()
+    folder = Path(os.path.normpath(folder.absolute()))  # ".." has no name, and a link has one of its own
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.removeprefix("models--").replace("--", "/")

@@ -197,6 +197,7 @@ def test_models_in_our_cache_are_called_without_digests(tmp_path: Path) -> None:
         / "qwen-1.5b-416352bf3b52-498d9fde9142-int8": "qwen-1.5b-416352bf3b52-int8",  # of old versions
         tmp_path / "qwen-1.5b-416352bf3b52": "qwen-1.5b-416352bf3b52",
         tmp_path / "models--owner--name" / "snapshots" / "abc": "owner/name",
+        tmp_path / "qwen" / "sub" / "..": "qwen",
     }
     assert {folder: name_of(folder) for folder in names} == names
 

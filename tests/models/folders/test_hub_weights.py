@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -30,7 +31,17 @@ WEIGHTS = "model.safetensors"
 MIB = 1 << 20
 # Noise, so that no byte is like that at another place. The library writes blocks of 10 MiB.
 CONTENT = save({"a": np.random.default_rng(0).integers(0, 255, (48, MIB), np.uint8)})
-FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", WEIGHTS: CONTENT}
+CONFIG = json.dumps(
+    {
+        "model_type": "llama",
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+).encode()
+FILES = {"config.json": CONFIG, "tokenizer.json": b"{}", WEIGHTS: CONTENT}
 CUT_AT = 30 * MIB
 WRITTEN = 20 * MIB
 # The command; the library tries again at once, where it would wait for some seconds.
@@ -236,6 +247,52 @@ def test_what_the_library_never_uses_again_does_not_fill_the_volume(tmp_path: Pa
         assert sum(path.suffix == ".incomplete" for path in blobs(tmp_path)) == 1
         assert fetched(hub, tmp_path, by_xet=True) == CONTENT
     assert len(blobs(tmp_path)) == len(FILES)
+
+
+def refused(files: dict[str, bytes], home: Path) -> tuple[str, FakeHub]:
+    """What the command says, and the hub, of which it fetched no weights."""
+    with running(FakeHub(MODEL, files)) as hub:
+        done = start(hub, home)
+        errors = done.communicate()[1]
+    assert done.returncode == 1
+    assert "Traceback" not in errors
+    assert hub.starts == []
+    return errors, hub
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"config.json": b'{"architectures": ["MixtralForCausalLM"]}'}, "architecture MixtralForCausalLM is not supported, only"),
+        ({"config.json": CONFIG[:-1] + b', "partial_rotary_factor": 0.5}'}, "partial_rotary_factor is not supported"),
+        ({"config.json": b"{"}, r"config\.json is not JSON"),
+        ({"config.json": None}, r"'owner/model' has no config\.json"),
+        ({"tokenizer.json": None}, r"'owner/model' has no tokenizer\.json"),
+        ({WEIGHTS: None, "a-Q4_0.gguf": b"GGUF", "a-Q8_0.gguf": b"GGUF"}, r"has GGUF files, a-Q4_0\.gguf, a-Q8_0\.gguf: choose one"),
+        ({WEIGHTS: None, "pytorch_model.bin": b"0"}, "has pickle files only, which SpecGrove never fetches: .*models convert"),
+        ({WEIGHTS: None, f"onnx/{WEIGHTS}": b"0"}, r"'owner/model' has no \*\.safetensors file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_told_before_the_weights_are_fetched(
+    files: dict[str, bytes | None], told: str, tmp_path: Path
+) -> None:
+    """Some have a hundred gigabytes."""
+    changed = {name: content for name, content in {**FILES, **files}.items() if content is not None}
+    assert re.search(told, refused(changed, tmp_path)[0])
+
+
+def test_templates_for_tools_are_fetched_too(tmp_path: Path) -> None:
+    """They lie in a folder of their own; other folders are other frameworks'."""
+    tools = "additional_chat_templates/tool_use.jinja"
+    small = save({"a": np.zeros((1,), np.float32)})
+    others = {f"onnx/{WEIGHTS}": CONTENT, "onnx/config.json": b"{}", "original/tokenizer.model": b"0"}
+    with running(FakeHub(MODEL, {**FILES, WEIGHTS: small, tools: b"{{ tools }}", **others})) as hub:
+        printed, errors = start(hub, tmp_path).communicate()
+    assert printed, errors
+    folder = Path(printed.strip())
+    fetched_names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert fetched_names == {*FILES, tools}
+    assert (folder / tools).read_bytes() == b"{{ tools }}"
 
 
 def test_without_the_hub_what_is_here_is_enough(tmp_path: Path) -> None:

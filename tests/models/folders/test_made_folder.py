@@ -85,6 +85,52 @@ def test_what_a_killed_process_left_is_swept_when_it_is_made_again(killed: Path)
     assert left(killed) == ["whole"]
 
 
+@pytest.mark.parametrize("kind", ["link", "volume", "."])
+def test_an_empty_folder_that_must_stay_is_filled(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's volume can't be replaced, nor can the folder that a shell is in."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    target = {"link": tmp_path / "link", "volume": empty, ".": Path()}[kind]
+    if kind == "link":
+        target.symlink_to(empty)
+    elif kind == "volume":
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == empty)
+    else:
+        monkeypatch.chdir(empty)
+    inode = empty.stat().st_ino
+    (empty / ".unfinished-model-0123").mkdir()  # of a killed process
+    with whole_folder(target, NEED) as folder:
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_text(name)
+        (folder / "sub").mkdir()
+        assert not (empty / "config.json").exists()
+    assert {path.name for path in empty.iterdir()} - {".unfinished-model-0123"} == {
+        "config.json",
+        "model.safetensors",
+        "sub",
+    }
+    assert empty.stat().st_ino == inode
+    assert not target.is_symlink() or target.readlink() == empty
+
+
+@pytest.mark.parametrize("command", ["quantize", "convert"])
+def test_where_no_folder_can_be_made_is_told_first(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    words = {"quantize": ["quantize", "--bits", "8"], "convert": ["models", "convert"]}[command]
+    for out, told in (
+        ("file/out", "file is no folder that can be written to"),
+        ("broken", "nowhere, which is not there"),
+    ):
+        assert main([*words, str(tmp_path / "no-model"), "--out", str(tmp_path / out)]) == 1
+        assert told in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main([*words, str(tmp_path / "no-model"), "--out", str(tmp_path / "a" / "b")]) == 1
+    assert f"b can't be made: {tmp_path} is no folder that can be written to" in capsys.readouterr().err
+
+
 def test_what_a_living_process_makes_is_left_alone(tmp_path: Path) -> None:
     maker = start_maker(tmp_path / "model")
     try:
