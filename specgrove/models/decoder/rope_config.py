@@ -34,6 +34,8 @@ def rotary_of(config: JsonObject, default_theta: float, max_positions: int) -> R
 def merged(config: JsonObject, places: Mapping[str, JsonObject]) -> JsonObject:
     """One object of several; a kind other than "default" replaces that one. Raises ``JsonFileError`` where they contradict each other."""
     values, said_by = dict[str, Any](), dict[str, str]()
+    for rope in places.values():
+        _refuse_nested(rope)
     for place, rope in places.items():
         for key, value in _normal(rope).items():
             if key not in values or (key == "rope_type" and values[key] == "default"):
@@ -43,6 +45,15 @@ def merged(config: JsonObject, places: Mapping[str, JsonObject]) -> JsonObject:
                     f"{config.place}: {said_by[key]} has {key} {values[key]!r} and {place} has {value!r}: leave one of them out"
                 )
     return JsonObject(values, f"{config.place}: {' and '.join(place for place, rope in places.items() if rope)}")
+
+
+def _refuse_nested(rope: JsonObject) -> None:
+    """Values by kinds of layers, which some models' configurations have: here nobody would read them."""
+    if nested := [key for key, value in rope.items() if isinstance(value, Mapping)]:
+        raise JsonFileError(
+            f"{rope.place} has {' and '.join(nested)} with values of their own, and all layers of this model have the same positions: "
+            "write rope_type, rope_theta and the rest without them"
+        )
 
 
 def _normal(rope: JsonObject) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class SafetensorsCheckpoint:
                 f"{self.folder}: {name} holds {kind}, and nothing says what numbers these stand for: is it quantised in a way that "
                 "config.json doesn't tell?"
             )
+        if kind.startswith("F8") and self._format is not None:
+            raise UnsupportedModelError(
+                f"{self.folder}: {name} holds {kind} and no scale is beside it, though the weights are quantised: part of the checkpoint "
+                "is missing, fetch it again"
+            )
         return (name,)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
@@ -107,9 +112,12 @@ class SafetensorsCheckpoint:
 
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
         """See ``TensorSource``. A copy: it is kept as it is, and would keep the file mapped."""
-        if not self.stores(name) and name in self:
+        if self._format is None or not self._format.holds(name):
+            return self.read(name, rows).clone()
+        if not self.stores(name):
             raise UnsupportedModelError(f"{self.folder}: {name} is quantised, which only linears may be")
-        return self.read(name, rows).clone()
+        weight = self.weight(name, rows, ALL)  # codes under the plain name, with scales beside them
+        return weight if isinstance(weight, torch.Tensor) else weight.dequantized()
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``TensorSource``."""

@@ -21,7 +21,7 @@ _OUTER = ("", "model.", "transformer.", "language_model.", "model.language_model
 # and write text; and what training keeps beside a model: its value head, and states of modules.
 _HARMLESS = re.compile(
     r"(^|\.)(rotary_emb|rotary)\.(inv_freq|cos_cached|sin_cached)$|(^|\.)attn\.(masked_)?bias$|(^|\.)position_ids$"
-    r"|\.(input_scale|activation_scale|k_scale|v_scale|q_scale|kv_scale|prob_scale|output_scale)$"
+    r"|\.(input_scale|input_scale_ub|activation_scale|k_scale|v_scale|q_scale|kv_scale|prob_scale|output_scale)$"
     r"|^v_head\.|\._extra_state$"
     r"|(^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|embed_vision|embed_audio|mtp|mtp_layers)\."
 )

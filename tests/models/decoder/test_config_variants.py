@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specgrove.files.json_files import JsonFileError
+from specgrove.models.decoder.family import read_spec
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.program.loading import load_decoder
 from specgrove.program.ops import Embed
@@ -76,6 +77,23 @@ def test_logits_are_those_of_transformers(
     save_tiny("model", tmp_path, {"model": lambda: tiny(family, **made_with)})
     edit(tmp_path, changes, without)
     assert (logits_of(tmp_path) - transformers_logits(tmp_path)).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "granite", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "falcon"])
+def test_a_context_that_is_left_out_is_that_of_transformers(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    save_tiny("model", tmp_path, {"model": lambda: tiny(family)})
+    edit(tmp_path, {}, ("max_position_embeddings",))
+    assert read_spec(tmp_path).max_position_embeddings == AutoConfig.from_pretrained(tmp_path).max_position_embeddings
+
+
+def test_null_stands_for_as_many_key_heads_as_query_heads(tmp_path: Path) -> None:
+    """Where it is left out Mistral's has 8."""
+    save_tiny("model", tmp_path, {"model": lambda: tiny("mistral", num_key_value_heads=6)})
+    expected = logits_of(tmp_path)
+    edit(tmp_path, {"num_key_value_heads": None})
+    assert torch.equal(logits_of(tmp_path), expected)
 
 
 _KIND_LEFT_OUT = {"rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 32}}

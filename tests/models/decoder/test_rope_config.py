@@ -70,6 +70,18 @@ def test_gemmas_full_layers_take_the_scaling(tmp_path: Path) -> None:
     assert (logits_of(tmp_path, PROMPTS[0]) - expected).abs().max() <= 1e-4
 
 
+def test_gemmas_scaling_may_stand_where_others_have_it(tmp_path: Path) -> None:
+    """As people write it who take rope_parameters for the new name of rope_scaling."""
+    save_tiny("gemma3", tmp_path)
+    edit_config(tmp_path, rope_parameters={**PLAIN, "rope_type": "linear", "factor": 3.0}, rope_local_base_freq=300.0)
+    meant = {
+        "sliding_attention": {**PLAIN, "rope_theta": 300.0},
+        "full_attention": {**PLAIN, "rope_type": "linear", "factor": 3.0},
+    }
+    expected = transformers_logits(tmp_path, meant, PROMPTS[0])
+    assert (logits_of(tmp_path, PROMPTS[0]) - expected).abs().max() <= 1e-4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -82,6 +94,8 @@ def test_gemmas_full_layers_take_the_scaling(tmp_path: Path) -> None:
         ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "rope_type": "linear", "factor": 2.0}},
          r"the type 'yarn' and the rope_type 'linear'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, r"rope_scaling: factor is missing"),
+        ({"rope_parameters": {"full_attention": PLAIN, "sliding_attention": PLAIN}, "rope_scaling": None},
+         r"rope_parameters has full_attention and sliding_attention with values of their own, and all layers of this model"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 0.5}}, r"factor is 0\.5, it should be .* at least 1"),
     ],
 )  # fmt: skip

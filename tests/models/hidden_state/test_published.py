@@ -75,6 +75,14 @@ def test_each_flavour_computes_what_its_architecture_says(flavour: str, llm: Pat
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_eagles_own_checkpoints_may_say_the_llms_number_of_layers(llm: Path, tmp_path: Path) -> None:
+    """As EAGLE3-Vicuna1.3-13B does; its makers' code makes one."""
+    usual = _saved(tmp_path / "usual", "EAGLE")
+    assert (
+        read_hidden_ssm(_saved(tmp_path, "EAGLE", num_hidden_layers=40), llm).spec == read_hidden_ssm(usual, llm).spec
+    )
+
+
 @pytest.mark.parametrize(
     ("flavour", "changes", "told"),
     [

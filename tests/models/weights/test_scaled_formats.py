@@ -89,6 +89,55 @@ def test_values_are_codes_times_scales(scales: str, config: str, dtype: torch.dt
     assert (chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 11) - expected).abs().max() <= 1e-3
 
 
+@pytest.mark.parametrize("dtype", [FP8, torch.int8])
+@pytest.mark.parametrize("has_tied_head", [False, True])
+def test_an_embedding_may_have_scales_too(has_tied_head: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    """A table, and where it is the head's weight, too."""
+    values = make(tmp_path, "channel", "fp8", dtype)
+    tensors, name = load_file(tmp_path / "model.safetensors"), "model.embed_tokens.weight"
+    codes, stored, expanded = scaled(tensors[name], "channel")
+    tensors[name] = codes.clamp(-448, 448).to(FP8) if dtype == FP8 else codes.round().clamp(-127, 127).to(dtype)
+    values[name] = tensors[name].float() * expanded
+    if has_tied_head:
+        del tensors["lm_head.weight"]
+        values["lm_head.weight"] = values[name].clone()
+        edit_config(tmp_path, tie_word_embeddings=True)
+    save_file({**tensors, f"{name}_scale": stored}, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert torch.allclose(checkpoint.tensor(name, slice(5, 27)), values[name][5:27], rtol=1e-6, atol=0)
+    plain = save_tiny_llama(tmp_path / "plain", seed=4)
+    save_file(values, plain / "model.safetensors")
+    expected = chunked_logits(ModelRunner(load_decoder(plain, torch.float32), 64), PROMPTS[0], 11)
+    decoder = load_decoder(tmp_path, torch.float32, store=DequantisingWeights())
+    assert (chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 11) - expected).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize("kind", ["linear", "all", "norm"])
+def test_codes_whose_scales_are_missing_are_refused(kind: str, tmp_path: Path) -> None:
+    """As they stand they would be weights hundreds of times too large."""
+    make(tmp_path, "channel", "fp8")
+    tensors = load_file(tmp_path / "model.safetensors")
+    if kind == "norm":
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].to(FP8)
+    else:
+        lost = [name for name in tensors if name.endswith("_scale")]
+        for name in lost if kind == "all" else [name for name in lost if name.endswith("0.mlp.up_proj.weight_scale")]:
+            del tensors[name]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"no scale is beside it.* part of the checkpoint is missing"):
+        load_decoder(tmp_path, torch.float32)
+
+
+def test_bounds_of_activations_are_not_needed(tmp_path: Path) -> None:
+    """FBGEMM's; activations stay in 16 bits."""
+    make(tmp_path, "channel", "not told")
+    tensors = load_file(tmp_path / "model.safetensors")
+    bounds = {name + "_ub": torch.tensor(1200.0) for name in tensors if name.endswith("input_scale")}
+    save_file(tensors | bounds, tmp_path / "model.safetensors")
+    edit_config(tmp_path, quantization_config={"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0})
+    load_decoder(tmp_path, torch.float32)
+
+
 def test_a_code_that_no_kernel_has_is_dequantised(tmp_path: Path) -> None:
     values = make(tmp_path, "channel", "not told", torch.int8)
     name = next(filter(is_quantised, values))

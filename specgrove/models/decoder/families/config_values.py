@@ -23,7 +23,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 }
 
 _DEFAULT_WINDOW = 4096  # of all families that have windows
-_LAYER_KINDS = ("full_attention", "sliding_attention")
+LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
 def activation_of(config: JsonObject, key: str, default: str) -> Activation:
@@ -52,8 +52,8 @@ def head_dim_of(config: JsonObject, hidden_size: int, num_heads: int) -> int:
 def layer_kinds(config: JsonObject, num_layers: int) -> tuple[str, ...]:
     """``layer_types``, one for each layer; empty where they are left out. Raises ``JsonFileError``."""
     kinds = config.texts("layer_types")
-    if kinds and (len(kinds) != num_layers or not set(kinds) <= set(_LAYER_KINDS)):
-        raise config.error("layer_types", f"a list of {num_layers} texts, each {' or '.join(_LAYER_KINDS)}")
+    if kinds and (len(kinds) != num_layers or not set(kinds) <= set(LAYER_KINDS)):
+        raise config.error("layer_types", f"a list of {num_layers} texts, each {' or '.join(LAYER_KINDS)}")
     return kinds
 
 

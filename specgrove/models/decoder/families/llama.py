@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from specgrove.models.weights.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
+# Of configurations that don't say it; Llama's and Granite's is 2,048.
+_DEFAULT_POSITIONS = {"MistralForCausalLM": 131072, "Qwen2ForCausalLM": 32768, "Qwen3ForCausalLM": 32768}
 
 
 def spec_of(config: JsonObject) -> DecoderSpec:
@@ -43,7 +45,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         raise UnsupportedModelError("partial_rotary_factor is not supported")
     hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
     head_dim = _head_dim(config, hidden_size, num_heads)
-    max_positions = config.size("max_position_embeddings", 2048)
+    max_positions = config.size("max_position_embeddings", _DEFAULT_POSITIONS.get(_architecture(config), 2048))
     rotary = rotary_of(config, 10000.0, max_positions)
     return DecoderSpec(
         architecture=_architecture(config),
@@ -70,7 +72,8 @@ def _architecture(config: JsonObject) -> str:
 
 
 def _default_num_kv_heads(config: JsonObject, num_heads: int) -> int:
-    return 8 if _architecture(config) == "MistralForCausalLM" else num_heads
+    is_left_out = "num_key_value_heads" not in config  # null stands for the number of query heads
+    return 8 if is_left_out and _architecture(config) == "MistralForCausalLM" else num_heads
 
 
 def _head_dim(config: JsonObject, hidden_size: int, num_heads: int) -> int:

@@ -53,6 +53,11 @@ def format_of(config: Mapping[str, Any] | None, stored: StoredTensors) -> Weight
         return ScaledFormat(config, stored)
     if not config:
         return None
+    if (codes := ScaledFormat.codes_in(stored)) is not None:
+        raise UnsupportedModelError(
+            f"config.json says that the weights are quantised by {method or 'an unnamed method'} and {codes} holds codes of 8 bits, but no "
+            "scale is beside it (weight_scale): part of the checkpoint is missing, fetch it again"
+        )
     if all(name.endswith(_PLAIN) for name in names):
         raise UnsupportedModelError(
             f"config.json says that the weights are quantised by {method or 'an unnamed method'}, but they are plain numbers: remove "

@@ -15,7 +15,7 @@ import torch
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.decoder.parameters import Weight
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.weights.formats.stored import StoredTensors, check_scales
+from specgrove.models.weights.formats.stored import StoredTensors, check_scales, matrix_shape
 
 METHODS = ("", "fp8", "modelopt", "compressed-tensors", "fbgemm_fp8", "quark")
 """The ``quant_method`` that such checkpoints have; some have none."""
@@ -37,6 +37,12 @@ class ScaledFormat:
         """Whether any weight is stored so."""
         return any(name.endswith(_SUFFIXES) for name in names)
 
+    @staticmethod
+    def codes_in(stored: StoredTensors) -> str | None:
+        """A weight that holds 8 bits; ``None`` where there is none."""
+        weights = (name for name in stored.names() if name.endswith(".weight") and len(stored.shape_of(name)) == 2)
+        return next((name for name in weights if stored.read(name, slice(0, 1)).dtype.itemsize == 1), None)
+
     def holds(self, name: str) -> bool:
         """See ``WeightFormat``."""
         return name.endswith(".weight") and self._stored.stores(name) and self._scale_name(name) is not None
@@ -55,6 +61,7 @@ class ScaledFormat:
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
+        matrix_shape(self._stored, name)
         codes = self._stored.read(name, rows, columns)
         if codes.dtype.itemsize != 1 or (codes.dtype != _INT8 and not codes.is_floating_point()):
             raise UnsupportedModelError(
