@@ -91,11 +91,15 @@ class PoolSsms:
             ssm.check_slots()
 
     def save(self) -> None:
-        """What SSMs have learnt, where they have a file for it. Raises ``OSError``."""
-        for lookup in self.lookup.values():
-            lookup.save()
-        for recycle in self.recycle.values():
-            recycle.save()
+        """What SSMs have learnt, where they have a file for it; all that can be written. Raises ``OSError`` for those that can't."""
+        problems, ssms = [], list[LookupSsm | RecycleSsm]((*self.lookup.values(), *self.recycle.values()))
+        for ssm in ssms:
+            try:
+                ssm.save()
+            except OSError as error:
+                problems.append(str(error))
+        if problems:
+            raise OSError("; ".join(problems))
 
     def time_level(self, name: str, num_tokens: int) -> float | None:
         """Milliseconds of a pass of one SSM's, with so many rows; ``None`` where its free slots don't suffice or it has no weights."""

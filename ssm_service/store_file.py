@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +23,8 @@ class StoreFile:
         self._kind = kind
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent} for the {kind}")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ValueError(f"{path}: nothing can be written to {path.parent}, where the {kind} is to be kept")
 
     def load(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.Tensor] | None:
         """The tensors of these names; ``None`` where there is no file yet. Raises ``ValueError`` for another kind of file."""
@@ -41,5 +45,10 @@ class StoreFile:
     def save(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Whole or not at all. Raises ``OSError``."""
         partial = self._path.with_name(self._path.name + ".partial")
-        save_file(dict(tensors), partial, {_KIND: self._kind})
-        partial.replace(self._path)
+        try:
+            save_file(dict(tensors), partial, {_KIND: self._kind})
+            partial.replace(self._path)
+        except (SafetensorError, OSError) as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise OSError(f"{self._path}: the {self._kind} can't be written: {error}") from error

@@ -54,9 +54,8 @@ async def test_any_path_will_do(name: str, tmp_path: Path) -> None:
     await asyncio.wait_for(client.connected.wait(), LIMIT_S)
     await client.close()
     assert await asyncio.to_thread(is_serving, server.address)
-    with Client(server.address, max_retries=0) as other, pytest.raises(SpecGroveError) as raised:
+    with Client(server.address) as other, pytest.raises(SpecGroveError, match="UNIMPLEMENTED"):  # by who was reached
         await asyncio.to_thread(other.model_info)
-    assert "XX" in str(raised.value)
     await server.stop(0)
 
 

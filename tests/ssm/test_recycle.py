@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from specgrove.kernels.sampling import gumbel_noise
 from specgrove.loop.verifier_knowledge import DraftSampling, RowTopK
 from specgrove.loop.works import DraftWork, TreeShape
 from specgrove.settings.ssm_specs import parse_ssm
+from ssm_service import store_file
 from ssm_service.config import PoolConfig
 from ssm_service.loading import info_of
 from ssm_service.pool import DrafterPool
@@ -92,6 +95,38 @@ def test_a_table_of_another_shape_is_refused(tmp_path: Path) -> None:
     counts = torch.ones(9, dtype=torch.float64)
     ssm._file.save({"token_ids": torch.zeros(2).int(), "following": torch.zeros(2, 7).int(), "counts": counts})
     with pytest.raises(ValueError, match="recycle table"):
+        RecycleSsm("recycle", tmp_path / "table")
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: No space left on device (os error 28)"), OSError("no")])
+def test_a_table_that_cannot_be_written_is_told_and_the_others_are(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of before stays, and nothing half-written beside it."""
+    write = store_file.save_file
+
+    def save_file(tensors: Any, path: Path, metadata: Any) -> None:
+        write(tensors, path, metadata)
+        if path.name.startswith("full"):
+            raise error
+
+    tables = {name: RecycleSsm(name, tmp_path / name) for name in ("full", "other")}
+    pool = DrafterPool(list(tables.values()), PoolConfig())
+    pool.ssms.save()
+    monkeypatch.setattr(store_file, "save_file", save_file)
+    before = (tmp_path / "full").read_bytes()
+    (tmp_path / "other").unlink()
+    with pytest.raises(OSError, match=r"full: the recycle table can't be written: "):
+        pool.ssms.save()
+    assert (tmp_path / "full").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "other"]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_file.os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match=r"nothing can be written to .*, where the recycle table is to be kept"):
         RecycleSsm("recycle", tmp_path / "table")
 
 
