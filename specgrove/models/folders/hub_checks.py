@@ -23,13 +23,16 @@ def problem_of_hub_model(model: str, folder: Path, *, needs_tokenizer: bool) -> 
 
     Raises ``JsonFileError``, ``UnsupportedModelError``, ``OSError``.
     """
-    if (problem := _problem_of_names(model, _names(model))) is not None:
-        return problem
-    if not (folder / "config.json").is_file():
-        return f"{model!r} has no config.json: a model has Hugging Face's layout"
-    if not reads_hidden_states(folder):
+    names = _names(model)
+    if (folder / "config.json").is_file() and not reads_hidden_states(folder):
         read_spec(folder)
-    if needs_tokenizer and not (folder / "tokenizer.json").is_file():
+    if not names:  # what is not here may be there
+        return None
+    if (problem := _problem_of_weights(model, names)) is not None:
+        return problem
+    if "config.json" not in names:
+        return f"{model!r} has no config.json: a model has Hugging Face's layout"
+    if needs_tokenizer and "tokenizer.json" not in names:
         return f"{model!r} has no tokenizer.json: save its fast tokenizer into a folder of your own, beside the rest"
     return None
 
@@ -41,9 +44,9 @@ def _names(model: str) -> list[str]:
     return []
 
 
-def _problem_of_names(model: str, names: list[str]) -> str | None:
+def _problem_of_weights(model: str, names: list[str]) -> str | None:
     """What it has in the place of safetensors."""
-    if not names or any("/" not in name and name.endswith(".safetensors") for name in names):
+    if any("/" not in name and name.endswith(".safetensors") for name in names):
         return None
     if gguf := [name for name in names if name.endswith(".gguf")]:
         more = f" and {len(gguf) - _SHOWN} more" if len(gguf) > _SHOWN else ""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.folders.inventory import describe
 from specgrove.models.folders.model_files import quantization_of
 from specgrove.models.weights.checkpoint import ALL, stack
 from specgrove.models.weights.opening import open_checkpoint
@@ -95,6 +96,15 @@ def test_slices_that_cut_groups_are_refused_with_the_remedy(tmp_path: Path) -> N
             pytest.raises(UnsupportedModelError, match=r"inputs, 0 to 15 of 64, are not whole groups of 32: use fewer"),
         ):
             checkpoint.weight(Q_PROJ, ALL, slice(0, 16))
+
+
+def test_gptq_in_another_order_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    tiny(tmp_path, "gptq", 4, 32, 1)
+    tensors = load_file(tmp_path / "model.safetensors")
+    turned = {name: tensor.flip(0) for name, tensor in tensors.items() if name.endswith(".g_idx")}
+    save_file(tensors | turned, tmp_path / "model.safetensors")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert "GPTQ with its inputs in another order" in str(describe(tmp_path).problem)
 
 
 def test_gptq_in_another_order_is_refused(tmp_path: Path) -> None:

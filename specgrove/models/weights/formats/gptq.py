@@ -40,12 +40,13 @@ class GptqFormat:
         self._is_symmetric = config.get("sym")
         self._stored = stored
         if (first := next((name for name in stored.names() if name.endswith(".qzeros")), None)) is not None:
-            self._check_zeros(first.removesuffix(".qzeros"))
+            self._check_module(first.removesuffix(".qzeros"))
 
-    def _check_zeros(self, stem: str) -> None:
-        """Checks the zeros of one module, before anything is loaded."""
+    def _check_module(self, stem: str) -> None:
+        """Checks the zeros of one module and the order of its inputs, before anything is loaded."""
         bits = self._bits_of(stem)
         self._offset_of(stem, _unpacked(self._stored.read(stem + ".qzeros").T, bits), bits)
+        self._check_order(stem, self.shape_of(stem)[1], self._stored.shape_of(stem + ".scales")[0])
 
     def holds(self, name: str) -> bool:
         """See ``WeightFormat``."""
