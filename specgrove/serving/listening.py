@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
 from specgrove.addresses import is_unix, socket_path
 from specgrove.serving.unix_socket import take_socket_path
@@ -19,27 +20,24 @@ _REASONS = {
 
 
 def check_can_listen(address: str) -> None:
-    """Raises ``OSError``. A unix socket that nobody listens on is removed."""
+    """Raises ``OSError``. A unix socket that nobody listens on is removed.
+
+    A name may stand for several addresses, as localhost does. One that another server has is enough for a refusal: clients would reach
+    that one or this one, by which they try first. One that the machine doesn't have is left aside.
+    """
     if is_unix(address):
         take_socket_path(socket_path(address))
         return
-    host, _, port = address.rpartition(":")
-    try:
-        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise OSError(f"can't listen on {address}: nobody knows the name {host!r}") from error
-    problems = []
-    for family, kind, protocol, _, place in places:
+    places, problems = _places_of(address), list[OSError]()
+    for family, kind, place in places:
         try:
-            with socket.socket(family, kind, protocol) as probe:
-                # As gRPC does: what is left of old connections is no server.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-            return
+            _bound(family, kind, place).close()
         except OSError as error:
             problems.append(error)
-    reason = _REASONS.get(problems[0].errno or 0, problems[0].strerror)
-    raise OSError(f"can't listen on {address}: {reason}") from problems[0]
+    in_use = [error for error in problems if error.errno == errno.EADDRINUSE]
+    if in_use or len(problems) == len(places):
+        first = (in_use or problems)[0]
+        raise OSError(f"can't listen on {address}: {_REASONS.get(first.errno or 0, first.strerror)}") from first
 
 
 def bound_socket(address: str) -> socket.socket:
@@ -49,15 +47,33 @@ def bound_socket(address: str) -> socket.socket:
         bound = socket.socket(socket.AF_UNIX)
         bound.bind(str(socket_path(address)))
         return bound
+    problem = None
+    for family, kind, place in _places_of(address):
+        try:
+            return _bound(family, kind, place)
+        except OSError as error:
+            problem = problem or error
+    assert problem is not None
+    raise OSError(f"can't listen on {address}: {problem.strerror}") from problem
+
+
+def _places_of(address: str) -> list[tuple[int, int, Any]]:
+    """Families, kinds and places of ``HOST:PORT``; at least one. Raises ``OSError``."""
     host, _, port = address.rpartition(":")
-    family, kind, _, _, place = socket.getaddrinfo(
-        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(f"can't listen on {address}: nobody knows the name {host!r}") from error
+    return [(family, kind, place) for family, kind, _, _, place in found]
+
+
+def _bound(family: int, kind: int, place: Any) -> socket.socket:
+    bound = socket.socket(family, kind)
+    try:
+        # As gRPC does: what is left of old connections is no server.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
-    except OSError as error:
+    except OSError:
         bound.close()
-        raise OSError(f"can't listen on {address}: {error.strerror}") from error
+        raise
     return bound
