@@ -49,6 +49,7 @@ _CODE_AND_REASON: tuple[tuple[type[SpecGroveError], grpc.StatusCode, str], ...] 
 )
 
 
+_ERROR_NUMBER = re.compile(r" \(\d+\)$")  # one way of gRPC to wait for sockets tells it, the other doesn't
 _TLS_ERROR = re.compile(r"OPENSSL_internal:([A-Z_]+)")
 # How gRPC begins when it has no connection.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
@@ -73,7 +74,7 @@ def connection_cause(details: str) -> str:
         return details
     if (found := _TLS_ERROR.search(details)) is not None:
         return f"TLS: {found[1].lower().replace('_', ' ')}"
-    return details.rpartition(": ")[2].rstrip("]")
+    return _ERROR_NUMBER.sub("", details.rpartition(": ")[2].rstrip("]"))
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: SpecGroveError) -> None:
