@@ -25,6 +25,7 @@ import grpc
 from benchmarks.host import ON_CPU, conditions
 from benchmarks.processor_time import cpu_s
 from benchmarks.prompts import load_prompts
+from specgrove.addresses import grpc_target
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.suite.processes import Suite, SuiteConfig
@@ -46,7 +47,7 @@ class Measured:
 
 def over_grpc(address: str, max_tokens: int) -> Stream:
     """All on one connection."""
-    stub = router_pb2_grpc.RouterServiceStub(grpc.aio.insecure_channel(address))
+    stub = router_pb2_grpc.RouterServiceStub(grpc.aio.insecure_channel(grpc_target(address)))
 
     async def stream(prompt: str) -> int:
         chat = router_pb2.Chat(messages=[router_pb2.ChatMessage(role="user", content=prompt)])

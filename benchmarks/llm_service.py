@@ -29,6 +29,7 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer
 from llm_service.verifier import VerifierEngine
+from specgrove.addresses import grpc_target
 from specgrove.kernels.rows import PassRows
 from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
@@ -182,7 +183,7 @@ async def times_us(case: Case, num_rounds: int, folder: str) -> list[float]:
         return found
 
     found = []
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(grpc_target(address)) as channel:
         stub = llm_pb2_grpc.LlmServiceStub(channel)
         for number in range(num_rounds + 1):
             before_s = spent_s()

@@ -29,6 +29,7 @@ import grpc
 
 from benchmarks.processor_time import cpu_s
 from benchmarks.served import served
+from specgrove.addresses import grpc_target
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 _WAYS = ("incremental", "drafted")
@@ -101,7 +102,7 @@ async def _run(stub: Any, load: Load) -> int:
 
 async def measured(address: str, pid: int, load: Load) -> Cost:
     """One round."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(grpc_target(address)) as channel:
         stub = router_pb2_grpc.RouterServiceStub(channel)
         started_cpu_s, started_s = cpu_s(pid), time.perf_counter()
         num_verdicts = await _run(stub, load)

@@ -16,6 +16,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from specgrove.addresses import grpc_target
+
 _START_TIMEOUT_S = 60.0
 _MAX_TOLD_CHARACTERS = 4000
 
@@ -53,7 +55,7 @@ def served(
 def _wait_serving(address: str) -> None:
     """Raises ``TimeoutError`` for a router that does not serve."""
     until_s = time.monotonic() + _START_TIMEOUT_S
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(grpc_target(address)) as channel:
         grpc.channel_ready_future(channel).result(_START_TIMEOUT_S)
         request = health_pb2.HealthCheckRequest(service="specgrove.v1.RouterService")
         while health_pb2_grpc.HealthStub(channel).Check(request).status != health_pb2.HealthCheckResponse.SERVING:

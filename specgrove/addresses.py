@@ -65,7 +65,10 @@ def socket_path(address: str) -> Path:
 
 def grpc_target(address: str) -> str:
     """The address as gRPC takes it, which reads the path of a unix socket as part of a URL: ``%41`` would be an A, and ``#`` the end."""
-    return f"unix:{quote(os.fsencode(socket_path(address)))}" if is_unix(address) else address
+    if not is_unix(address):
+        return address
+    path = os.fsencode(socket_path(address))
+    return f"unix:{quote(b'/' + path.lstrip(b'/') if path.startswith(b'/') else path)}"
 
 
 def stays_on_this_machine(address: str) -> bool:
@@ -80,13 +83,20 @@ def stays_on_this_machine(address: str) -> bool:
 
 
 def checked_address(address: str) -> str:
-    """The address, or ``ValueError`` that says what one looks like."""
+    """The address, for gRPC, or ``ValueError`` that says what one looks like."""
+    _check_commas(address)
+    return checked_socket_address(address)
+
+
+def _check_commas(address: str) -> None:
+    if is_unix(address) and NOT_IN_SOCKET_PATHS in address:
+        raise ValueError(f"address: the path of a unix socket can have no comma, gRPC ends it there, got {address!r}")
+
+
+def checked_socket_address(address: str) -> str:
+    """As ``checked_address``, for any protocol."""
     if is_unix(address):
         is_right = len(address) > len("unix:") and "\0" not in address
-        if NOT_IN_SOCKET_PATHS in address:
-            raise ValueError(
-                f"address: the path of a unix socket can have no comma, gRPC ends it there, got {address!r}"
-            )
     else:
         found = _HOST_AND_PORT.fullmatch(address)
         is_right = found is not None and int(found[3]) <= 65535
@@ -102,6 +112,7 @@ def checked_service_address(address: str) -> str:
         if found is None or found[1].startswith("[") or not 1 <= int(found[3]) <= 65535:
             raise ValueError(f"address must be dns:NAME:PORT, with a port from 1 to 65535, got {address!r}")
         return address
+    _check_commas(address)
     try:
         return checked_address(address)
     except ValueError:
@@ -148,4 +159,4 @@ def checked_target(address: str) -> str:
 
 def checked_http_address(text: str) -> str:
     """The address of an HTTP API, which may be given as a URL. Raises ``ValueError``."""
-    return checked_address(text.removeprefix("http://").removeprefix("https://").rstrip("/").removesuffix("/v1"))
+    return checked_socket_address(text.removeprefix("http://").removeprefix("https://").rstrip("/").removesuffix("/v1"))

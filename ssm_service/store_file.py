@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+logger = logging.getLogger(__name__)
 
 _KIND = "specgrove_store"
 
@@ -24,7 +27,10 @@ class StoreFile:
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent} for the {kind}")
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise ValueError(f"{path}: nothing can be written to {path.parent}, where the {kind} is to be kept")
+            problem = f"{path}: nothing can be written to {path.parent}, where the {kind} is to be kept"
+            if not path.exists():
+                raise ValueError(problem)
+            logger.warning("%s: what is learnt from now on will be lost", problem)
 
     def load(self, dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.Tensor] | None:
         """The tensors of these names; ``None`` where there is no file yet. Raises ``ValueError`` for another kind of file."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from specgrove.addresses import checked_address, checked_target
+from specgrove.addresses import (
+    checked_address,
+    checked_http_address,
+    checked_service_address,
+    checked_target,
+    grpc_target,
+)
+from specgrove.settings.router import ROUTER
 
 WRONG_ADDRESSES = [
     "",
@@ -61,6 +68,20 @@ def test_a_path_with_a_comma_is_told_at_once() -> None:
     for check in (checked_address, checked_target):
         with pytest.raises(ValueError, match="can have no comma"):
             check("unix:/a,b/c.sock")
+    with pytest.raises(ValueError, match="can have no comma"):
+        checked_service_address("unix:/a,b/c.sock")
+    assert checked_http_address("unix:/a,b/c.sock") == "unix:/a,b/c.sock"  # not for gRPC
+    setting = next(setting for setting in ROUTER if setting.name == "http-address")
+    assert setting.read("unix:/a,b/c.sock") == "unix:/a,b/c.sock"
+
+
+def test_a_path_for_grpc_names_no_host() -> None:
+    assert [grpc_target(f"unix:{path}") for path in ("/a", "///a", "////a", "a")] == [
+        "unix:/a",
+        "unix:/a",
+        "unix:/a",
+        "unix:a",
+    ]
 
 
 @pytest.mark.parametrize("target", ["dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:1", "xds:///name"])

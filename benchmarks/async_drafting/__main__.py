@@ -29,6 +29,7 @@ import grpc
 
 from benchmarks.async_drafting.trace import Trace
 from benchmarks.served import served
+from specgrove.addresses import grpc_target
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_port
 
@@ -102,7 +103,7 @@ async def measured(suite: Suite, lengths: list[int], times: float) -> Found:
     hits_before, misses_before = suite.ahead()
     num_tokens = num_steps = 0
     elapsed_s = 0.0
-    async with grpc.aio.insecure_channel(suite.router) as channel:
+    async with grpc.aio.insecure_channel(grpc_target(suite.router)) as channel:
         stub: Any = router_pb2_grpc.RouterServiceStub(channel)
         for number, length in enumerate(lengths):
             request = router_pb2.GenerateRequest(

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks.chaos.links import Link
+from specgrove.addresses import grpc_target
 from specgrove.client import AsyncClient
 from specgrove.suite.readiness import is_serving
 from specgrove.suite.supervisor import LogLine, ProcessSpec, Supervisor
@@ -99,7 +100,7 @@ class Fleet:
         """What LLM and SSM services are busy with."""
         found = {}
         for name in self.shape.services:
-            async with grpc.aio.insecure_channel(self.addresses[name]) as channel:
+            async with grpc.aio.insecure_channel(grpc_target(self.addresses[name])) as channel:
                 if name.startswith("llm"):
                     llm = llm_pb2_grpc.LlmServiceStub(channel)
                     found[name] = (await llm.GetLoad(llm_pb2.LlmServiceGetLoadRequest(), timeout=10.0)).load

@@ -28,6 +28,7 @@ from hypothesis.errors import FlakyFailure
 
 from benchmarks.fuzz import connections
 from benchmarks.fuzz.messages import any_message, damaged, no_message
+from specgrove.addresses import grpc_target
 from specgrove.client import Client
 from specgrove.suite.processes import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, router_pb2, ssm_pb2, token_tree_pb2
@@ -99,7 +100,7 @@ class Fuzz:
         for name, service in SERVICES.items():
             methods = [method for method in service.methods if method.name not in _LEFT_OUT]
             num_small = sum(method.name not in _LARGE for method in methods)
-            with grpc.insecure_channel(self._suite.address_of(name)) as channel:
+            with grpc.insecure_channel(grpc_target(self._suite.address_of(name))) as channel:
                 for method in methods:
                     # Most to those that take most.
                     is_large = method.name in _LARGE

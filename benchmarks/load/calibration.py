@@ -13,6 +13,7 @@ from benchmarks.fleet.times import Times, rising
 from benchmarks.fleet.workload import Arrival, Served
 from benchmarks.load.over_grpc import OverGrpc
 from benchmarks.processor_time import cpu_s
+from specgrove.addresses import grpc_target
 from specgrove.client.output import Usage
 from specgrove.suite.processes import Suite
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
@@ -22,7 +23,7 @@ _NUM_ROUND_TRIPS = 100
 
 async def measured_times(suite: Suite, asking: OverGrpc) -> Times:
     """What the simulation is fed with: by the services when they are idle, and by requests of one client and of several."""
-    async with grpc.aio.insecure_channel(suite.address_of("llm_service")) as channel:
+    async with grpc.aio.insecure_channel(grpc_target(suite.address_of("llm_service"))) as channel:
         llm = llm_pb2_grpc.LlmServiceStub(channel)
         warmup = await llm.Warmup(llm_pb2.LlmServiceWarmupRequest())
         trips_ms = []
@@ -30,7 +31,7 @@ async def measured_times(suite: Suite, asking: OverGrpc) -> Times:
             started_s = time.perf_counter()
             await llm.GetLoad(llm_pb2.LlmServiceGetLoadRequest())
             trips_ms.append((time.perf_counter() - started_s) * 1e3)
-    async with grpc.aio.insecure_channel(suite.address_of("ssm_service")) as channel:
+    async with grpc.aio.insecure_channel(grpc_target(suite.address_of("ssm_service"))) as channel:
         levels = await ssm_pb2_grpc.SsmServiceStub(channel).Warmup(ssm_pb2.SsmServiceWarmupRequest())
     passes = rising((each.num_rows, each.pass_ms) for each in warmup.pass_times)
     level_ms = rising((each.num_rows, each.pass_ms) for ssm in levels.ssms for each in ssm.pass_times) or ((1, 0.0),)

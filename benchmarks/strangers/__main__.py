@@ -30,6 +30,7 @@ import grpc
 
 from benchmarks.served import served
 from benchmarks.strangers.attacks import ATTACKS
+from specgrove.addresses import grpc_target
 from specgrove.config import DEFAULT_LLM
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_address
@@ -106,7 +107,7 @@ async def gaps_of(address: str, seconds: float) -> Gaps:
         speculation=router_pb2.SpeculationOptions(disabled=True),
     )
     found, until_s, last_s = [], time.monotonic() + seconds, None
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(grpc_target(address)) as channel:
         call = router_pb2_grpc.RouterServiceStub(channel).Generate(request)
         async for _ in call:
             now_s = time.monotonic()

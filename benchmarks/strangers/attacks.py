@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import httpx
 
+from specgrove.addresses import grpc_target
 from specgrove.v1 import router_pb2, token_tree_pb2
 
 _WORDS = ("tree", "grove", "speculative", "verification", "a", "of", "Baum", "\u6811", "lorem", "12345", "})]")
@@ -158,7 +159,7 @@ async def attack(kind: str, address: str, http_url: str, seconds: float) -> Coun
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     limits = httpx.Limits(max_connections=chosen.num_at_once)
     async with (
-        grpc.aio.insecure_channel(address, options=options) as channel,
+        grpc.aio.insecure_channel(grpc_target(address), options=options) as channel,
         httpx.AsyncClient(base_url=http_url, timeout=20, limits=limits) as client,
     ):
         # Made once: what is sent costs this process as little as may be.

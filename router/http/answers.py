@@ -39,7 +39,7 @@ _EVENT_STREAM = (
 )
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 # No ends of lines in JSON or in events, but many clients divide events by whatever Unicode calls one (Python's ``str.splitlines``).
-_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 _STOPPED = UnavailableError("this router has been stopped")
 # Answers of more tokens, those beside them in log-probabilities among them, are put together beside the event loop.
 _LONG_NUM_TOKENS = 4096
@@ -227,8 +227,9 @@ async def _disconnected(receive: Receive) -> None:
 def _event(chunk: Json) -> bytes:
     name = f"event: {chunk['type']}\n".encode() if "type" in chunk else b""
     content = _ENCODER.encode(chunk)
-    if not content.isascii():
-        content = content.translate(_LINE_ENDS)
+    for character, escaped in _LINE_ENDS:  # looking for them is quick, which ``str.translate`` is not
+        if character in content:
+            content = content.replace(character, escaped)
     return name + b"data: " + content.encode() + b"\n\n"
 
 

@@ -29,6 +29,15 @@ LARGE_BYTES = 32 * 1024
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Of large bodies; one may have more where nobody else's waits."""
 # A small body costs about as much, whatever is in it.
+_CODINGS = (
+    "gzip",
+    "x-gzip",
+    "deflate",
+    "compress",
+    "x-compress",
+    "br",
+    "zstd",
+)  # https://www.iana.org/assignments/http-parameters
 _CALL_BYTES = 4 * 1024
 _TURN_BYTES = 16 * 1024
 # The dearest are keys and numbers with exponents: 0.2 to 0.4 us each.
@@ -147,7 +156,8 @@ def routes_in_turns(max_body_bytes: int, large: LargeBodies) -> type[APIRoute]:
                     content = await request.body()
                 except ClientDisconnect:
                     return _unread()
-                if (coding := request.headers.get("content-encoding", "").lower()) not in ("", "identity"):
+                # Some clients send the header with requests that have no body, or mean the character set.
+                if content and (coding := request.headers.get("content-encoding", "").strip().lower()) in _CODINGS:
                     description = f"Content-Encoding {coding} is not supported: send the body as it is"
                     raise HTTPException(415, description, {"accept-encoding": "identity"})
                 # What Python's parser would read as something else has other bytes for commas.

@@ -54,7 +54,7 @@ def _top_of(token: Token) -> dict[str, float | None] | None:
         return None
     top: dict[str, float | None] = {}
     for entry in token.log_probs.top:
-        # Several tokens may be written alike, a byte of its own and the letter that it is: the first of them, the most probable, is told.
+        # Several tokens may be written alike, a byte of its own and the letter that it is: the output's own is told, or the likeliest.
         top.setdefault(_written(entry.token_bytes), max(entry.log_prob, _LEAST))
     return top and top | {_written(token.token_bytes): _own_of(token)}
 

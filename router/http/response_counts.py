@@ -30,7 +30,7 @@ class ResponseCounts:
 
 
 class ResponseCounting:
-    """Middleware around all others."""
+    """Middleware around all others but ``UsualPaths``."""
 
     def __init__(self, app: ASGIApp, *, counts: ResponseCounts) -> None:
         self._app = app

@@ -33,7 +33,7 @@ class Unforeseen:
         try:
             await self._app(scope, receive, noting)
         except Exception:
-            logger.exception("%s %s failed", scope.get("method"), scope.get("path"))
+            logger.exception("%s %r failed", scope.get("method"), scope.get("path"))
             if has_begun:
                 raise
             await INTERNAL_FAILURE.response()(scope, receive, send)

@@ -19,6 +19,7 @@ from specgrove.settings.values import (
     at_least,
     between,
     bytes_up_to,
+    http_address,
     path,
     positive_seconds,
     seconds,
@@ -178,7 +179,7 @@ ROUTER = (
         "http-address",
         "where the OpenAI-compatible HTTP API listens, HOST:PORT or unix:/path; by TLS where clients of gRPC connect so; unset: nowhere",
         None,
-        address,
+        http_address,
         "ADDRESS",
     ),
     Setting(

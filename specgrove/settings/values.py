@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specgrove.addresses import checked_address, checked_service_address, checked_tcp_address
+from specgrove.addresses import (
+    checked_address,
+    checked_service_address,
+    checked_socket_address,
+    checked_tcp_address,
+)
 
 
 def in_words(value: Any) -> str:
@@ -186,5 +191,6 @@ url = Kind(_read_url, "http://HOST:PORT or https://HOST:PORT")
 
 path = Kind(lambda text: Path(text).expanduser(), "a path; ~ is the home folder")
 address = Kind(checked_address, "HOST:PORT or unix:/path")
+http_address = Kind(checked_socket_address, "HOST:PORT or unix:/path")
 service_address = Kind(checked_service_address, "HOST:PORT, dns:NAME:PORT or unix:/path")
 tcp_address = Kind(checked_tcp_address, "HOST:PORT")

@@ -12,20 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 _NAMES = re.compile(r"\^(?:\((?:\?:)?([\w-]+(?:\|[\w-]+)*)\)|([\w-]+))\$")
-# What holds values, and no schemas.
+# What holds values, and no schemas; and what holds schemas by names, which may be any.
 _VALUES = ("const", "enum", "default", "examples")
+_MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 
 
 def without_named_patterns(schema: str) -> str:
-    """The schema, as it is where there is nothing to change. Raises ``RecursionError``."""
-    if "patternProperties" not in schema:
+    """The schema, as it is where there is nothing to change, or where it refers to a pattern's."""
+    if "patternProperties" not in schema or "/patternProperties/" in schema:
         return schema
     try:
         given = json.loads(schema)
-    except ValueError:
-        return schema  # llguidance says what is wrong
-    changed = _changed(given)
-    return schema if changed == given else json.dumps(changed)
+        changed = _changed(given)
+        return schema if changed == given else json.dumps(changed, allow_nan=False)
+    except (ValueError, RecursionError):
+        return schema  # llguidance, or who asks it, says what is wrong
 
 
 def _changed(schema: Any) -> Any:
@@ -33,10 +34,16 @@ def _changed(schema: Any) -> Any:
         return [_changed(element) for element in schema]
     if not isinstance(schema, Mapping):
         return schema
-    made = {name: value if name in _VALUES else _changed(value) for name, value in schema.items()}
+    made = {name: value if name in _VALUES else _changed_value(name, value) for name, value in schema.items()}
     if isinstance(made.get("properties"), dict) and isinstance(made.get("patternProperties"), dict):
         made["properties"], made["patternProperties"] = _divided(made["properties"], made["patternProperties"])
     return made
+
+
+def _changed_value(name: str, value: Any) -> Any:
+    if name in _MAPS and isinstance(value, dict):
+        return {key: _changed(inner) for key, inner in value.items()}
+    return _changed(value)
 
 
 def _divided(properties: dict[str, Any], patterns: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

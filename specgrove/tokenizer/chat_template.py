@@ -207,14 +207,16 @@ def _call(arguments: object, content: str | None) -> list[dict[str, object]]:
 def _before_end(text: str) -> str:
     """The text up to the mark of the final message's end; trimmed where the template trims messages."""
     mark = _END_OF_FINAL_MESSAGE.strip()
-    before, found, after = text.rpartition(mark)
-    if not found:
+    written, *more = text.split(mark)
+    if not more:
         raise ValueError("the chat template leaves out the final message, so it can't be continued")
-    # Where the template writes the content twice, the mark is no part of what it shows first.
-    if after.startswith(" "):
-        return before.replace(_END_OF_FINAL_MESSAGE, "")
-    *others, last = before.split(mark)
-    return "".join(map(str.rstrip, others)) + last.rstrip()
+    found = ""
+    for (
+        after
+    ) in more:  # more than one where the template writes the content several times; it may trim it in one place only
+        found += written if after.startswith(" ") else written.rstrip()
+        written = after.removeprefix(" ")
+    return found
 
 
 class _GenerationTag(jinja2.ext.Extension):

@@ -130,6 +130,16 @@ def test_a_place_that_cannot_be_written_to_is_told_at_the_start(
         RecycleSsm("recycle", tmp_path / "table")
 
 
+def test_a_table_where_nothing_can_be_written_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Learnt elsewhere, and brought here to be read."""
+    RecycleSsm("recycle", tmp_path / "table").save()
+    monkeypatch.setattr(store_file.os, "access", lambda *_: False)
+    RecycleSsm("recycle", tmp_path / "table")
+    assert "what is learnt from now on will be lost" in caplog.text
+
+
 def test_the_pool_takes_rows_in_and_says_that_it_wants_them(tmp_path: Path) -> None:
     spec = parse_ssm(f"recycle,store={tmp_path / 'table'}")
     ssm = RecycleSsm(spec.name, spec.store)

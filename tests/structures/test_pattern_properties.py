@@ -63,3 +63,23 @@ def test_other_schemas_stay_as_they_are(value: Any) -> None:
 
 def test_what_is_no_json_stays_as_it_is() -> None:
     assert without_named_patterns("{patternProperties") == "{patternProperties"
+
+
+def test_a_property_may_have_any_name() -> None:
+    inner = {"properties": {"a": NUMBER}, "patternProperties": {"^(a|b)$": SMALL}}
+    for name in ("default", "enum"):
+        changed = json.loads(without_named_patterns(json.dumps({"properties": {name: inner}})))
+        assert changed["properties"][name]["patternProperties"] == {"^(b)$": SMALL}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"properties": {"a": {}}, "patternProperties": {"^a$": {}}, "$ref": "#/patternProperties/%5Ea%24"}',
+        '{"properties": {"a": {"maximum": 1e400}}, "patternProperties": {"^a$": {}}}',
+        '{"patternProperties": {"^a$": ' + '{"not": ' * 100_000 + "{}" + "}" * 100_000 + "}}",
+    ],
+    ids=["refers to a pattern's", "a number that JSON lacks", "nested deeply"],
+)
+def test_what_could_not_be_written_again_stays(text: str) -> None:
+    assert without_named_patterns(text) == text

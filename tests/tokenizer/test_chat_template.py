@@ -199,6 +199,13 @@ def test_a_message_that_is_written_twice_is_continued_where_it_comes_last(filter
     assert text == f"{content}:[hi][{content}"
 
 
+def test_a_message_may_be_trimmed_in_one_of_two_places() -> None:
+    conversation = [("user", "hi"), ("assistant", " so ")]
+    for first, last, expected in ((" | trim", "", "so: so "), ("", " | trim", " so :so")):
+        template = f"{{{{ messages[-1].content {first} }}}}:{{{{ messages[-1].content {last} }}}}|"
+        assert with_template(template).render_chat(conversation, ChatOptions(continue_final_message=True)) == expected
+
+
 def test_a_template_that_writes_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgrove.tokenizer.chat_template._MAX_RENDERED_LEN", 1000)
     endless = "{% for i in range(99999) %}{{ messages[0].content }}{% endfor %}"

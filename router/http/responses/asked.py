@@ -81,7 +81,8 @@ def _chat_tool(name: str, tool: object) -> _Message:
             name, f"must be a function, {{'type': 'function', 'name': ...}}, got {given!r:.64}"
         )
     # Those of chat completions have it one level lower; the model would be shown a tool without a name.
-    _text(name, tool, "name")
+    if not _text(name, tool, "name"):
+        raise InvalidRequestError.of(f"{name}.name", "is empty")
     return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
 
 

@@ -24,6 +24,7 @@ from specgrove.tokenizer.files import TEMPLATE_FOLDER
 
 _UNFINISHED = ".unfinished-"
 _LAST = "config.json"
+_OF_A_DISK = "lost+found"  # what a new one has
 # Weights, and what speaks of weights that are not there any more.
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
 
@@ -88,13 +89,23 @@ def unfinished_folder(parent: Path, name: str) -> contextlib.AbstractContextMana
 def check_new(target: Path) -> None:
     """Raises ``ValueError`` where something is there already, other than an empty folder, or where no folder can be made."""
     if target.exists():
-        if not target.is_dir() or any(not child.name.startswith(_UNFINISHED) for child in target.iterdir()):
+        if not target.is_dir() or any(map(_is_content, target.iterdir())):
             raise ValueError(f"{target} exists already: name a new folder, or remove it")
     elif target.is_symlink():
         raise ValueError(f"{target} leads to {target.readlink()}, which is not there: name a new folder, or remove it")
     existing = next(place for place in (target, *target.absolute().parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"{target} can't be made: {existing} is no folder that can be written to")
+
+
+def _is_content(path: Path) -> bool:
+    return path.name != _OF_A_DISK and not path.name.startswith(_UNFINISHED)
+
+
+def _must_stay(target: Path) -> bool:
+    """Whether no other folder can take the place of an empty one: a container's volume, the folder that a shell is in."""
+    is_special = os.path.ismount(target) or target == Path.cwd() or any(target.iterdir())
+    return is_special or not os.access(target.parent, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager
@@ -105,7 +116,7 @@ def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
     """
     check_new(target)
     target = target.resolve()  # an empty folder may be meant by a link, or as "."
-    is_fixed = target.is_dir() and (os.path.ismount(target) or target == Path.cwd() or any(target.iterdir()))
+    is_fixed = target.is_dir() and _must_stay(target)
     parent = target if is_fixed else target.parent
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent, _UNFINISHED)
@@ -113,11 +124,17 @@ def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
         yield folder
         if is_fixed:
             _fill(target, folder)
-        else:
+            return
+        try:
             folder.rename(target)
+        except OSError:  # one that must stay, and doesn't show it: a bind mount, a folder in another user's sticky one
+            if not target.is_dir():
+                raise
+            _fill(target, folder)
 
 
 def _fill(target: Path, folder: Path) -> None:
-    """For a folder that can't be replaced, such as a container's volume. What makes it a model's comes last."""
+    """For a folder that can't be replaced. What makes it a model's comes last. Raises ``ValueError`` where another run has filled it."""
+    check_new(target)
     for path in sorted(folder.iterdir(), key=lambda path: path.name == _LAST):
         path.rename(target / path.name)

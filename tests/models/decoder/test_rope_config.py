@@ -70,16 +70,23 @@ def test_gemmas_full_layers_take_the_scaling(tmp_path: Path) -> None:
     assert (logits_of(tmp_path, PROMPTS[0]) - expected).abs().max() <= 1e-4
 
 
-def test_gemmas_scaling_may_stand_where_others_have_it(tmp_path: Path) -> None:
-    """As people write it who take rope_parameters for the new name of rope_scaling."""
+def test_gemmas_values_beside_those_of_kinds_are_nobodys(tmp_path: Path) -> None:
+    """As transformers saves and reads them."""
     save_tiny("gemma3", tmp_path)
-    edit_config(tmp_path, rope_parameters={**PLAIN, "rope_type": "linear", "factor": 3.0}, rope_local_base_freq=300.0)
-    meant = {
-        "sliding_attention": {**PLAIN, "rope_theta": 300.0},
-        "full_attention": {**PLAIN, "rope_type": "linear", "factor": 3.0},
-    }
-    expected = transformers_logits(tmp_path, meant, PROMPTS[0])
+    kinds = {"sliding_attention": {**PLAIN, "rope_theta": 300.0}, "full_attention": PLAIN}
+    edit_config(tmp_path, rope_parameters={**kinds, **PLAIN, "rope_type": "linear", "factor": 3.0})
+    expected = transformers_logits(tmp_path, kinds, PROMPTS[0])
     assert (logits_of(tmp_path, PROMPTS[0]) - expected).abs().max() <= 1e-4
+
+
+def test_gemmas_values_without_kinds_are_told(tmp_path: Path) -> None:
+    """People write them who take rope_parameters for the new name of rope_scaling; transformers reads nothing of them."""
+    save_tiny("gemma3", tmp_path)
+    edit_config(tmp_path, rope_parameters={**PLAIN, "rope_type": "linear", "factor": 3.0})
+    with pytest.raises(
+        JsonFileError, match=r"rope_parameters is .*, it should be an object for each kind of layers: .*full_attention"
+    ):
+        logits_of(tmp_path, PROMPTS[0])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,32 +86,61 @@ def test_what_a_killed_process_left_is_swept_when_it_is_made_again(killed: Path)
     assert left(killed) == ["whole"]
 
 
-@pytest.mark.parametrize("kind", ["link", "volume", "."])
+@pytest.mark.parametrize("kind", ["link", "volume", ".", "new disk", "left over", "parent", "bind mount"])
 def test_an_empty_folder_that_must_stay_is_filled(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's volume can't be replaced, nor can the folder that a shell is in."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    target = {"link": tmp_path / "link", "volume": empty, ".": Path()}[kind]
-    if kind == "link":
-        target.symlink_to(empty)
-    elif kind == "volume":
-        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == empty)
-    else:
-        monkeypatch.chdir(empty)
+    target = {"link": tmp_path / "link", ".": Path()}.get(kind, empty)
+    left = {"new disk": {"lost+found"}, "left over": {".unfinished-model-0123"}}.get(kind, set())
+    for name in left:
+        (empty / name).mkdir()
+    match kind:
+        case "link":
+            target.symlink_to(empty)
+        case "volume":
+            monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == empty)
+        case ".":
+            monkeypatch.chdir(empty)
+        case "parent":
+            monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+        case "bind mount":
+            monkeypatch.setattr(Path, "rename", renaming_but(empty))
     inode = empty.stat().st_ino
-    (empty / ".unfinished-model-0123").mkdir()  # of a killed process
     with whole_folder(target, NEED) as folder:
         for name in ("config.json", "model.safetensors"):
             (folder / name).write_text(name)
         (folder / "sub").mkdir()
         assert not (empty / "config.json").exists()
-    assert {path.name for path in empty.iterdir()} - {".unfinished-model-0123"} == {
-        "config.json",
-        "model.safetensors",
-        "sub",
-    }
-    assert empty.stat().st_ino == inode
+    assert {path.name for path in empty.iterdir()} - left == {"config.json", "model.safetensors", "sub"}
+    assert empty.stat().st_ino == inode or kind == "link"
     assert not target.is_symlink() or target.readlink() == empty
+
+
+def renaming_but(fixed: Path) -> Callable[[Path, Path], Path]:
+    """``Path.rename`` where nothing takes the place of ``fixed``."""
+    rename = Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        if target == fixed:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    return renamed
+
+
+def test_of_two_runs_that_fill_one_folder_the_second_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def both() -> None:
+        with whole_folder(Path(), NEED) as second:
+            (second / "config.json").write_text("second")
+            with whole_folder(Path(), NEED) as first:
+                (first / "config.json").write_text("first")
+
+    with pytest.raises(ValueError, match="exists already"):
+        both()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", "first")]
 
 
 @pytest.mark.parametrize("command", ["quantize", "convert"])

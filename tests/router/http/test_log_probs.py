@@ -14,3 +14,6 @@ def test_of_tokens_that_are_written_alike_the_most_probable_is_told() -> None:
     (top,) = completion_log_probs([token], 0)["top_logprobs"]
     assert isinstance(top, dict)
     assert list(top.items()) == [("A", -0.5), ("bytes:\\xe6", -1.0), ("x", -3.0)]
+    token.token_id, token.token_bytes, token.log_probs.log_prob = 3, b"A", -4.0
+    (own,) = completion_log_probs([token], 0)["top_logprobs"]
+    assert own["A"] == -4.0  # as token_logprobs says

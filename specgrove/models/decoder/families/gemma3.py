@@ -73,11 +73,14 @@ def _layers(config: JsonObject) -> tuple[LayerSpec, ...]:
     num_layers, max_positions = config.size("num_hidden_layers"), config.size("max_position_embeddings", 131072)
     # transformers 5 writes rope_parameters by kind of layer; earlier versions rope_theta, rope_scaling and rope_local_base_freq.
     by_kind = config.object("rope_parameters")
-    # What stands there for no kind of its own is for the layers that see all, as rope_scaling is: people write it for its successor.
-    flat = JsonObject({key: value for key, value in by_kind.items() if key not in LAYER_KINDS}, by_kind.place)
+    # What stands beside the kinds is nobody's, here as in transformers. Where it stands alone somebody meant something by it.
+    if by_kind and not set(LAYER_KINDS) & by_kind.keys():
+        raise config.error(
+            "rope_parameters",
+            'an object for each kind of layers: {"full_attention": {...}, "sliding_attention": {...}}',
+        )
     full = merged(config, {
-        "rope_parameters.full_attention": by_kind.object("full_attention"), "rope_parameters": flat,
-        "rope_scaling": config.object("rope_scaling"),
+        "rope_parameters.full_attention": by_kind.object("full_attention"), "rope_scaling": config.object("rope_scaling"),
     })  # fmt: skip
     local = merged(config, {"rope_parameters.sliding_attention": by_kind.object("sliding_attention")})
     kinds: Sequence[str] = layer_kinds(config, num_layers)
