@@ -88,25 +88,29 @@ class Session:
             tree = await drafts.merged()  # drafters that go ahead grow it while it is verified: for the next one
             verify_started_s = time.perf_counter()
             verdict = await self._verifying.verify(committed, tree.tree, shape)
+            while isinstance(verdict, PromptProgress):  # no step: the verdict on this tree is still to come
+                await self._steps.join()
+                self._steps.put_nowait(self._progress_step(verdict))
+                verdict = await self._verifying.verify(committed, tree.tree, shape)
             if tree.tree.num_nodes > 1:
                 self._drafting.note_verified((time.perf_counter() - verify_started_s) * 1e3)
             step = self._step(verdict, tree, num_left, started_s)
             committed.extend(token.token_id for token in step.tokens)
-            if isinstance(verdict, Verdict):
-                self._policy.observe(step)
+            self._policy.observe(step)
         self._steps.put_nowait(step)
 
-    def _step(self, verdict: Verdict | PromptProgress, tree: MergedTree, num_left: int, started_s: float) -> Step:
-        num_replays = self._verifying.num_replays
-        if isinstance(verdict, PromptProgress):
-            num_read = min(verdict.num_tokens, len(self._request.prompt_token_ids))
-            return Step.of_progress(replace(verdict, num_tokens=num_read), num_replays)
+    def _progress_step(self, progress: PromptProgress) -> Step:
+        """Told as a step without tokens. A replay reads the output, too, which is not counted."""
+        num_read = min(progress.num_tokens, len(self._request.prompt_token_ids))
+        return Step.of_progress(replace(progress, num_tokens=num_read), self._verifying.num_replays)
+
+    def _step(self, verdict: Verdict, tree: MergedTree, num_left: int, started_s: float) -> Step:
         return step_of(
             verdict,
             tree,
             num_tokens_left=num_left,
             stop_token_ids=self._request.sampling.stop_token_ids,
-            num_replays=num_replays,
+            num_replays=self._verifying.num_replays,
             wall_ms=(time.perf_counter() - started_s) * 1e3,
             probe=self._probing.result(self._committed),
             reading=self._drafting.take_reading(),

@@ -93,12 +93,12 @@ class Verifying:
         self._num_steps_left = 0  # of the work under way, as far as it is known
         self._shape = _NO_TREE  # what that work was asked for
         self.is_ahead = False
-        """Whether the verifier makes the next step already, without a tree."""
+        """Whether the next answer needs no asking: after a verdict, whether the verifier makes the next step already, without a tree."""
         self.num_replays = 0
         """How often the committed tokens had to be sent anew for the last answer."""
 
     async def verify(self, committed: list[int], tree: TokenTree, shape: TreeShape) -> Verdict | PromptProgress:
-        """The next verdict on a tree of this shape, or the progress made towards it.
+        """The next verdict on a tree of this shape, or the progress made towards it: then the same tree is to be given again.
 
         Up to ``shape.num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty and ``shape`` counts no more.
         """

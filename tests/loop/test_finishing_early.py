@@ -141,6 +141,23 @@ async def test_progress_is_no_verdict() -> None:
     assert ([work.num_steps for work in verifier.asked], policy.num_asked, verifier.finished_early) == ([40], 2, [])
 
 
+@pytest.mark.parametrize("lost_before", [(8,), (8, 8), (7, 8, 9)])
+async def test_progress_of_a_replay_is_no_verdict_on_its_tree(lost_before: tuple[int, ...]) -> None:
+    """Whoever has many tokens to read again tells how far it is, before it verifies the tree that it was sent."""
+    verifier = Losing(*lost_before)
+    verifier.chunk_len = 1
+    request = GenerationRequest("s", PROMPT, 40, wants_prompt_progress=True)
+    async with session_of(request, [ToySsm(hit_rate=0.9)], verifier, Planned(TREE)) as session:
+        found = [step async for step in session]
+    assert [token.token_id for step in found for token in step.tokens] == toy_output(PROMPT, 40)
+    replayed = [work for work in verifier.asked[1:] if work.base == 0]
+    assert len(replayed) == len(lost_before) == sum(step.num_replays for step in found)
+    assert all(work.tree.num_nodes > 1 for work in replayed)
+    num_told = [step.num_prompt_tokens_read for step in found if not step.tokens]
+    assert len(num_told) > len(PROMPT) * len(replayed)
+    assert set(num_told) <= set(range(1, len(PROMPT) + 1))
+
+
 async def test_drafters_that_read_a_long_prompt_beside_the_verifier_draft_after_its_first_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
