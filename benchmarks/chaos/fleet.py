@@ -139,7 +139,15 @@ class Fleet:
         for name in self.shape.services:
             address = ("--address", self.addresses[name])
             if name.startswith("llm"):
-                llm = ("--model", str(self._model), "--kv-slots", str(self.shape.num_kv_slots))
+                # Prompts and replays are read in several passes.
+                llm = (
+                    "--model",
+                    str(self._model),
+                    "--kv-slots",
+                    str(self.shape.num_kv_slots),
+                    "--max-chunk-tokens",
+                    "32",
+                )
                 specs.append(ProcessSpec(name, "llm_service", (*address, *modelled, *llm)))
             else:
                 ssm = ("--llm-model", str(self._model), "--ssm", "lookup,corpus=50000", "--ssm", itself)

@@ -45,6 +45,8 @@ class Case:
 
     prompt: tuple[int, ...]
     params: dict[str, Any]
+    wants_progress: bool
+    """Whether the stream tells how far the prompt is read: it is read again in replays."""
 
 
 def cases(seed: int, num_cases: int) -> list[Case]:
@@ -65,7 +67,7 @@ def cases(seed: int, num_cases: int) -> list[Case]:
             params |= {"regex": "([a-z]{2,6} ){4,20}end", "ignore_eos": False}
         elif kind == 5:
             params |= {"stop": ["ab", "zz", "q.", "x{"], "speculation": SpeculationOptions(disabled=True)}
-        found.append(Case(prompt, params))
+        found.append(Case(prompt, params, wants_progress=number % 4 < 2))
     return found
 
 
@@ -141,7 +143,9 @@ class Load:
                     problem = beginning_problem(chunks, expected)
                 else:
                     timeout_s = random.uniform(0.05, 1.0) if kind == "has no time" else None
-                    stream = client.generate(case.prompt, timeout_s=timeout_s, **case.params)
+                    stream = client.generate(
+                        case.prompt, timeout_s=timeout_s, prompt_progress=case.wants_progress, **case.params
+                    )
                     await _read(stream, chunks, kind, num_wanted, random)
                     is_whole = bool(chunks) and chunks[-1].finish_reason is not None
                     is_bound_to_be = kind not in ("cancels", "has no time")
