@@ -13,9 +13,10 @@ _BEGINNING = """\
 
 `make settings-page` writes this page from the declarations in `specgrove/settings`; don't edit it.
 
-Every setting has one name. `specgrove serve` takes it as a flag with the service before a dot, `--llm.kv-memory 2GiB`,
-and most also take a short flag, `--kv-memory 2GiB`. `demo`, `generate` and `chat` take the same where they start a
-suite. A switch is turned off by `--no-NAME`.
+Every setting has one name, and files take no other. `specgrove serve` takes it as a flag with the service before a
+dot, `--llm.kv-memory 2GiB`, and most also take a short flag, `--kv-memory 2GiB`. A few short flags have names of their
+own: `--grpc-address` is `--router.address`. `demo`, `generate` and `chat` take the same where they start a suite. A
+switch is turned off by `--no-NAME`.
 
 A setting that services share, such as `--device cpu`, is for all of them, unless one has its own: `--ssm.threads 1`. The
 services by hand (`python -m router`, ...) take the names alone, and the Python API takes them with `_`:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from specgrove.client import Client
 from specgrove.doctor.findings import Finding, error, ok, warning
-from specgrove.errors import SpecGroveError
+from specgrove.errors import DeadlineExceededError, SpecGroveError
 from specgrove.models.folders.hub import ModelNotFoundError
 from specgrove.settings import SuiteSettings
 from specgrove.suite.readiness import is_serving
 from specgrove.suite.start_checks import check_settings
 
 _PROBE_TOKENS = 8
+_PROBE_LIMIT_S = 30.0  # a router would wait for minutes for an LLM service that is away
 
 
 def addresses(settings: SuiteSettings) -> Finding:
@@ -44,7 +45,11 @@ def running_suite(client: Client, address: str, own_version: str) -> Iterator[Fi
             yield ok("SSMs", ", ".join(info.ssms))
         else:
             yield warning("SSMs", "there are none, or none is ready: decoding is incremental")
-        usage = client.complete("Hello", max_tokens=_PROBE_TOKENS, ignore_eos=True).usage
+        usage = client.complete("Hello", max_tokens=_PROBE_TOKENS, ignore_eos=True, timeout_s=_PROBE_LIMIT_S).usage
+    except DeadlineExceededError:
+        why = "the LLM service is away, or has very much to do: `specgrove top` tells"
+        yield error("answers", f"no {_PROBE_TOKENS} tokens within {_PROBE_LIMIT_S:g} s: {why}")
+        return
     except SpecGroveError as problem:
         yield error("suite", f"{address}: {' '.join(str(problem).split())}")
         return
