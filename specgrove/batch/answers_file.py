@@ -2,7 +2,8 @@
 
 A run that was stopped leaves the lines that it had. The next one keeps those that are final, and when all are there the file gets the
 order of the requests. Invariant: each request has at most one line; only the last line may be incomplete, where a run was killed. One run
-at a time has the file: a lock on the file itself says so, which ends with its process.
+at a time has the file: a lock on the file itself says so, which ends with its process. A link is followed; what is no file (a device, a
+pipe) is refused, because the file is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class AnswersFile:
 
         Raises ``BatchFileError`` where that is something else, or another run writes it, and ``OSError`` where it can't be written.
         """
-        self._path = path
+        self._path = path = _checked(path)
         self._places = {custom_id: place for place, custom_id in enumerate(custom_ids)}
         self._file = _locked(path)
         try:
@@ -114,6 +115,14 @@ class AnswersFile:
         self._file.close()
 
 
+def _checked(path: Path) -> Path:
+    """Where the file lies, behind all links: what is put in its place must not come in the place of a link, or of /dev/null."""
+    real = path.resolve()
+    if real.exists() and not real.is_file():
+        raise BatchFileError(f"{path} is no file that can hold answers: give a file, which a later run can go on with")
+    return real
+
+
 def _locked(path: Path) -> IO[str]:
     """The file, to add to, and no other run's until it is closed. Raises ``BatchFileError`` where it is another's."""
     while True:
@@ -136,7 +145,7 @@ def _lines_of(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
     _check_half_a_line(path)
     lines = []
     for number, line in json_lines(path, has_half_a_line=True):
-        if not {"custom_id", "response", "error"} <= line.keys():
+        if not _is_answer(line):
             raise BatchFileError(f"{path}, line {number} is no answer of a batch: give another file for the answers")
         if line["custom_id"] not in known:
             raise BatchFileError(
@@ -144,6 +153,18 @@ def _lines_of(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
             )
         lines.append(line)
     return lines
+
+
+def _is_answer(line: dict[str, Any]) -> bool:
+    """Whether it has the form of ``_line_of``, as far as it is read here."""
+    if not {"custom_id", "response", "error"} <= line.keys() or not isinstance(line["custom_id"], str):
+        return False
+    response, error = line["response"], line["error"]
+    if not isinstance(response, dict | None) or not isinstance(error, dict | None):
+        return False
+    return response is None or (
+        type(response.get("status_code")) is int and isinstance(response.get("body"), dict | None)
+    )
 
 
 def _check_half_a_line(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,17 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
             '{"custom_id": "x", "response": null, "error": null}\n',
             "line 1 answers 'x', which is not asked: give another file for the answers",
         ),
+        *(
+            (json.dumps(line) + "\n", "line 1 is no answer of a batch")
+            for line in (
+                {"custom_id": ["a"], "response": None, "error": None},
+                {"custom_id": "a", "response": "text", "error": None},
+                {"custom_id": "a", "response": None, "error": "text"},
+                {"custom_id": "a", "response": {"body": {}}, "error": None},
+                {"custom_id": "a", "response": {"status_code": "200", "body": {}}, "error": None},
+                {"custom_id": "a", "response": {"status_code": 200, "body": "text"}, "error": None},
+            )
+        ),
     ],
 )
 def test_another_file_is_left_as_it_is(content: str, said: str, tmp_path: Path) -> None:
@@ -105,3 +118,29 @@ def test_a_killed_run_leaves_nothing_that_blocks(tmp_path: Path) -> None:
     with AnswersFile(path, ["a", "b"]) as answers:
         assert list(answers.answered) == ["a"]
     assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
+    for name in ("there", "not there yet"):
+        target, link = tmp_path / name, tmp_path / f"link to {name}"
+        link.symlink_to(target)
+        if name == "there":
+            target.touch()
+        for _ in range(2):  # the second run goes on with the first one's file
+            with AnswersFile(link, IDS[:1]) as answers:
+                if not answers.answered:
+                    answers.add(BatchAnswer("a", 200, {}))
+                answers.put_in_order()
+        assert link.is_symlink()
+        assert ids_in(target) == ["a"]
+
+
+def test_what_is_no_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    """An administrator's run replaced /dev/null by a file."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link, tmp_path):
+        with pytest.raises(BatchFileError, match="is no file that can hold answers"):
+            AnswersFile(path, IDS)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
