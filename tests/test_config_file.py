@@ -96,6 +96,17 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         ("llm:\n  kv-slots: [1]", "2: llm.kv-slots: must be a whole number, 2 or more, got a list"),
         ("\n\ndevice: gpu", "3: device: must be one of auto, cpu, cuda, got 'gpu'"),
         ("llm:\n  offload: maybe", "2: llm.offload: must be true or false, got 'maybe'"),
+        ("llm:\n  offload: !!bool maybe", "2: llm.offload: must be true or false, got 'maybe'"),
+        ("llm:\n  offload: !!bool [on]", "2: llm.offload: must be true or false, got a list"),
+        (
+            "ssm:\n  ssm:\n  - lookup\n  -",
+            "4: ssm.ssm: an element of the list has no value: write it, or leave its line out",
+        ),
+        (
+            "router:\n  http-allowed-origins: [http://a, null]",
+            "2: router.http-allowed-origins: an element of the list has no value: write 'null' in quotes if it is meant so",
+        ),
+        ("a: " + 2000 * "[" + 2000 * "]", " is nested too deeply for a file of settings"),
         ("llm:\n  address: a:1", "2: llm.address is set by `specgrove serve` itself; leave it out"),
         (
             "router:\n  metrics-address: a:1",

@@ -16,6 +16,7 @@ from specgrove.settings.setting import Setting, nearest
 from specgrove.settings.suite import Place, SuiteSettings, of_whom, shared_settings
 
 _NULL, _BOOL = "tag:yaml.org,2002:null", "tag:yaml.org,2002:bool"
+_TRUTHS = yaml.SafeLoader.bool_values
 
 
 def read_config_file(path: Path, *, is_for_suite: bool) -> SuiteSettings:
@@ -30,6 +31,8 @@ def read_config_file(path: Path, *, is_for_suite: bool) -> SuiteSettings:
         raise ValueError(f"{path}{line}: is no YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: is nested too deeply for a file of settings") from error
     return SuiteSettings(_Reader(path, is_for_suite).values_of(root))
 
 
@@ -90,9 +93,10 @@ class _Reader:
         if node.tag == _NULL:
             return None
         if setting.is_switch:
-            if node.tag != _BOOL:
+            # What a tag calls so is written in any way.
+            if node.tag != _BOOL or not isinstance(node, yaml.ScalarNode) or node.value.lower() not in _TRUTHS:
                 self._fail(node, f"{name}: must be true or false, got {_shown(node)}")
-            return yaml.SafeLoader.bool_values[node.value.lower()]
+            return _TRUTHS[node.value.lower()]
         if setting.is_repeatable:
             elements = node.value if isinstance(node, yaml.SequenceNode) else [node]
             return [self._read(setting, name, element) for element in elements]
@@ -103,6 +107,14 @@ class _Reader:
         scalars = node.value if is_list else [node]
         if not all(isinstance(scalar, yaml.ScalarNode) for scalar in scalars):
             self._fail(node, f"{name}: must be {setting.allowed}, got {_shown(node)}")
+        for scalar in scalars:
+            if scalar.tag == _NULL:  # an element of a list: a value by itself may be left open
+                said = (
+                    f"write {scalar.value!r} in quotes if it is meant so"
+                    if scalar.value
+                    else "write it, or leave its line out"
+                )
+                self._fail(scalar, f"{name}: an element of the list has no value: {said}")
         try:
             return setting.value_of(",".join(scalar.value for scalar in scalars))
         except ValueError as error:
