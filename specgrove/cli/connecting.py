@@ -7,10 +7,10 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 from specgrove.client import Client
 from specgrove.errors import UnauthorizedError, UnavailableError
+from specgrove.machine.folders import typed_path
 from specgrove.serving.key_file import first_key
 from specgrove.serving.status import connection_cause, is_cut_off, is_not_connected
 from specgrove.serving.tls import TlsFiles
@@ -84,7 +84,7 @@ def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:
 def tls_files(arguments: argparse.Namespace) -> TlsFiles | None:
     """``None`` for a connection that is not encrypted."""
     certificate, key, ca = (
-        None if name is None else Path(name).expanduser()
+        None if name is None else typed_path(name)
         for name in (arguments.client_certificate, arguments.client_private_key, arguments.tls_ca)
     )
     if not arguments.tls and certificate is key is ca is None:

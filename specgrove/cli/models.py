@@ -11,6 +11,7 @@ from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console, print_json
 from specgrove.cli.suites import model_folder, settings_in
 from specgrove.config import DEFAULT_LLM
+from specgrove.machine.folders import typed_path
 from specgrove.models.folders.made_folder import check_new
 
 if TYPE_CHECKING:
@@ -102,12 +103,12 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    target = Path(arguments.out).expanduser()
+    target = typed_path(arguments.out)
     check_new(target)
     from specgrove.models.folders.conversion import convert_model  # brings torch
 
     with showing(make_console(stderr=True), f"converting {arguments.model}") as show:
-        convert_model(Path(arguments.model).expanduser(), target, arguments.dtype, show)
+        convert_model(typed_path(arguments.model), target, arguments.dtype, show)
     print(target)
     return 0
 

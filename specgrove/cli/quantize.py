@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from specgrove.cli.progress import showing
 from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import model_folder
+from specgrove.machine.folders import typed_path
 from specgrove.models.folders.made_folder import check_new
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the new folder."""
-    console, target = make_console(stderr=True), Path(arguments.out).expanduser()
+    console, target = make_console(stderr=True), typed_path(arguments.out)
     check_new(target)
     if arguments.bits == 8 and arguments.group_size is not None:
         raise ValueError("--group-size goes with --bits 4: 8 bits have one scale per output")

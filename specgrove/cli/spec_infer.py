@@ -65,9 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         started_s = time.perf_counter()
         results = llm.generate(requests, show_progress=False if arguments.quiet else None)
         elapsed_s = time.perf_counter() - started_s
-    _write(arguments.output_file, requests, results)
+    is_written = _write(arguments.output_file, requests, results)
     print_note(errors, _summary(results, elapsed_s))
-    return _failures_told(results)
+    return max(_failures_told(results), 0 if is_written else 1)
 
 
 def _compiled(arguments: argparse.Namespace) -> sg.LLM:
@@ -102,6 +102,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"-output-file: {target} is a folder")
     if target is not None and target.exists() and target.samefile(arguments.prompt):
         raise ValueError("-output-file is the file of the prompts: give another")
+    if target is not None and (target.is_file() or not target.exists()):  # who reads a pipe would see it end
+        target.open("a").close()  # answers may take hours: that it can't be written is told before
     for name in ("temperature", "topp", "topk", "seed"):
         if getattr(arguments, name) is not None and not arguments.do_sample:
             raise ValueError(f"-{name} needs -do-sample: without it the most probable token is taken")
@@ -149,15 +151,22 @@ def _ssm(name: str, expansion_degree: int | None) -> sg.SSM:
     return sg.SSM(name, expansion=(1, 1, expansion_degree))
 
 
-def _write(path: Path | None, requests: Sequence[sg.Request], results: Sequence[sg.GenerationResult]) -> None:
-    """To the file, or as text where there is none."""
+def _write(path: Path | None, requests: Sequence[sg.Request], results: Sequence[sg.GenerationResult]) -> bool:
+    """To the file, or as text where there is none. What the file can't take goes to standard output, and False is returned."""
     pairs = list(zip(requests, results, strict=True))
-    if path is not None:
-        found = [as_json(request, result) for request, result in pairs]
-        path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        return
-    for number, (request, result) in enumerate(pairs):
-        print(f"[{number}] {request.prompt}\n{result.output_text}\n")
+    if path is None:
+        for number, (request, result) in enumerate(pairs):
+            print(f"[{number}] {request.prompt}\n{result.output_text}\n")
+        return True
+    found = json.dumps([as_json(request, result) for request, result in pairs], ensure_ascii=False, indent=1)
+    try:
+        path.write_text(found + "\n", encoding="utf-8")
+    except OSError as error:
+        told = f"-output-file: {path}: {error.strerror or error}; what it was to hold is on standard output"
+        make_console(stderr=True).print(told, markup=False)
+        print(found)
+        return False
+    return True
 
 
 def _failures_told(results: Sequence[sg.GenerationResult]) -> int:

@@ -17,7 +17,7 @@ from specgrove.client import answers, wire
 from specgrove.client.arguments import ChatMessages, Prompt
 from specgrove.client.connections import AsyncConnection, Connection, metadata_of, warn_of_clear
 from specgrove.client.output import Chunk, Completion, ModelInfo
-from specgrove.client.retries import NO_RETRIES, Generation, RetryPolicy, Tries
+from specgrove.client.retries import Generation, RetryPolicy, Tries, policy_of
 from specgrove.client.routers import Addresses, Routers, addresses_of
 from specgrove.client.stats import RouterStats
 from specgrove.client.stats_wire import stats_from_proto
@@ -58,7 +58,7 @@ class Client:
         Raises ``ValueError`` and ``OSError`` where one of them can't be used.
         """
         self._metadata = metadata_of(api_key)
-        self._retry = retry or NO_RETRIES
+        self._retry = policy_of(retry)
         addresses = addresses_of(address)
         self._routers = Routers([Connection(one, tls) for one in addresses])
         self._make_async = functools.partial(AsyncClient, addresses, tls=tls, api_key=api_key, retry=retry)
@@ -166,7 +166,7 @@ class AsyncClient:
     ) -> None:
         """As ``Client``."""
         self._metadata = metadata_of(api_key)
-        self._retry = retry or NO_RETRIES
+        self._retry = policy_of(retry)
         addresses = addresses_of(address)
         self._routers = Routers([AsyncConnection(one, tls) for one in addresses])
         if api_key is not None and tls is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import threading
 import warnings
@@ -99,6 +100,7 @@ class AsyncConnection:
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """As ``Connection``. No loop needs to run yet."""
         self._target, self._files = checked_target(address), _watched(tls)
+        self._pid = os.getpid()  # of the process that the channels are of
         self._is_closed = False
         self.was_reached = False
         """As ``Connection.was_reached``."""
@@ -110,6 +112,7 @@ class AsyncConnection:
         """The stub for one call, in the running loop."""
         if self._is_closed:
             raise _closed_error()
+        self._check_process()
         try:
             yield router_pb2_grpc.RouterServiceStub(self._channels_here().current)
             self.was_reached = True
@@ -142,8 +145,10 @@ class AsyncConnection:
             del self._waits[closed]
 
     async def close(self) -> None:
-        """Cancels what is under way. Harmless when called again."""
+        """Cancels what is under way. Harmless when called again, and in a forked process, whose channels are the other one's."""
         self._is_closed = True
+        if self._channels and os.getpid() != self._pid:
+            return
         for closed, loop in list(self._waits.items()):
             with contextlib.suppress(RuntimeError):  # a loop that has ended
                 loop.call_soon_threadsafe(closed.set)
@@ -154,6 +159,17 @@ class AsyncConnection:
                 await of_loop.close()
             elif loop.is_running():
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(of_loop.close(), loop))
+
+    def _check_process(self) -> None:
+        """gRPC's threads for asyncio are not in a process that was forked: a call there would wait for ever, or end the process."""
+        if not self._channels:
+            self._pid = os.getpid()
+        if os.getpid() != self._pid:
+            raise UnavailableError(
+                "this AsyncClient was used before its process was forked, and can't be used in the new one: use Client, "
+                "or begin the process with multiprocessing's spawn and make the client there",
+                may_retry=False,
+            )
 
     def _channels_here(self) -> _LoopChannels:
         """Loops run in threads of their own, so the dictionary changes in steps that each are whole."""

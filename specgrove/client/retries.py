@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
+from typing import SupportsFloat, SupportsIndex
 
 from specgrove.client import answers, wire
 from specgrove.client.arguments import Prompt, timeout_of
@@ -22,6 +23,7 @@ from specgrove.serving.status import is_not_connected
 from specgrove.v1 import router_pb2
 
 _NUM_SEED_BITS = 63
+_MAX_DELAY_S = 1e6  # eleven days; there is an end to what can be waited for
 _SPREAD = (0.5, 1.0)  # of a delay of our own
 _SPREAD_OF_HINT = (1.0, 1.1)  # the router gives each client a time of its own already
 
@@ -43,14 +45,25 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Raises ``ValueError``."""
-        if self.max_num_retries < 0:
-            raise ValueError(f"max_num_retries must be 0 or more, got {self.max_num_retries}")
+        count = self.max_num_retries
+        if not isinstance(count, SupportsIndex) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"max_num_retries must be 0 or more, got {count!r}")
         for name in ("first_delay_s", "max_delay_s"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 seconds or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= value <= _MAX_DELAY_S:
+                raise ValueError(f"{name} must be 0 to {_MAX_DELAY_S:.0f} seconds, got {value!r}")
 
 
 NO_RETRIES = RetryPolicy(max_num_retries=0)
+
+
+def policy_of(retry: RetryPolicy | None) -> RetryPolicy:
+    """``None`` is no retries. Raises ``ValueError`` for what is no policy, such as a number of retries."""
+    if retry is None:
+        return NO_RETRIES
+    if not isinstance(retry, RetryPolicy):
+        raise ValueError(f"retry must be a RetryPolicy, e.g. RetryPolicy(max_num_retries=3), or None, got {retry!r}")
+    return retry
 
 
 class Tries:

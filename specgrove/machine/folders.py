@@ -35,6 +35,16 @@ def provide_home() -> None:
     os.environ["HOME"] = str(folder)
 
 
+def typed_path(text: str | os.PathLike[str]) -> Path:
+    """With ``~`` as the home folder. Raises ``ValueError`` for ``~NAME`` of a user that is not known here."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{os.fspath(text)!r}: the home folder of this user is not known; write ./~ for a name that begins so"
+        ) from error
+
+
 def _user_folder(variable: str, below_home: str) -> Path:
     given = os.environ.get(variable, "")
     # The standard has it so: a relative path is to be ignored.

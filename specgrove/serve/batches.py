@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from specgrove.serve.errors import ConfigurationError
 from specgrove.serve.generation import GenerationConfig, Request
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ def requests_of(given: object, defaults: Request) -> tuple[list[Request], bool]:
     # What is no prompt at all is told by ``Request``.
     if isinstance(given, Request) or _is_prompt(given) or not isinstance(given, Iterable):
         return [_with_defaults(given, defaults)], False
-    elements = list(given)
+    try:
+        elements = list(given)
+    except TypeError as error:  # an array without dimensions
+        raise ConfigurationError(
+            f"prompt: must be a text, messages or token ids, got a {type(given).__name__}"
+        ) from error
     if isinstance(given, Iterator) and _is_prompt(elements):
         return [_with_defaults(elements, defaults)], False
     return [_with_defaults(element, defaults) for element in elements], True
@@ -39,9 +45,10 @@ def _is_prompt(value: Any) -> bool:
     """A text, a message, messages or token ids; not what holds several prompts."""
     if isinstance(value, (str, bytes, Mapping)) or _is_message(value):
         return True
-    if getattr(value, "ndim", None) == 1:  # an array of token ids
-        return True
-    return isinstance(value, (list, tuple, range)) and len(value) > 0 and _is_message_or_id(value[0])
+    is_row = getattr(value, "ndim", None) == 1  # an array, or pandas' Series, whose elements are what a list's would be
+    if not is_row and not isinstance(value, (list, tuple, range)):
+        return False
+    return len(value) > 0 and _is_message_or_id(next(iter(value)))
 
 
 def _is_message_or_id(value: Any) -> bool:

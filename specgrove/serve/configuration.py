@@ -10,10 +10,10 @@ import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from specgrove.machine.cpus import available_cpus
+from specgrove.machine.folders import typed_path
 from specgrove.machine.gpus import may_have_gpu
 from specgrove.serve.errors import ConfigurationError, told_as_configuration
 from specgrove.settings import Place, Setting, SuiteFlag, SuiteSettings, in_words, nearest, setting_at, suite_flags
@@ -97,7 +97,7 @@ def _file_settings(path: object) -> SuiteSettings:
     from specgrove.settings.config_file import read_config_file
 
     with told_as_configuration():
-        return read_config_file(Path(path).expanduser(), is_for_suite=True)
+        return read_config_file(typed_path(path), is_for_suite=True)
 
 
 def _settings_of(known: Mapping[str, Any], has_gpu: Callable[[], bool]) -> SuiteSettings:

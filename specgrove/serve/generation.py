@@ -68,7 +68,11 @@ class GenerationConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not hasattr(value, "__float__"):
                 raise ConfigurationError(f"{name} must be a number, got {value!r}")
-            if (problem := SAMPLING_RANGES[known_as].problem(float(value))) is not None:
+            try:
+                problem = SAMPLING_RANGES[known_as].problem(float(value))
+            except (OverflowError, TypeError, ValueError) as error:  # a number of very many digits, an array of several
+                raise ConfigurationError(f"{name} must be a number: {error}") from error
+            if problem is not None:
                 raise ConfigurationError(f"{name} {problem}")
         with told_as_configuration():
             self._check_form()

@@ -7,7 +7,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -18,7 +17,7 @@ from specgrove.serve.generation import GenerationConfig, GenerationResult, Reque
 from specgrove.serve.output_file import add_results, check_can_add
 from specgrove.serve.plan import Plan, ssms_of, with_degrees
 from specgrove.serve.progress import counted, status
-from specgrove.serve.ssm import SSM, DataType, checked_model_name, dtype_of
+from specgrove.serve.ssm import SSM, DataType, checked_model_name, checked_path, dtype_of
 
 if TYPE_CHECKING:
     from specgrove.client.arguments import Prompt
@@ -50,8 +49,8 @@ class LLM:
         """
         self.model_name = checked_model_name("LLM", model_name)
         self._dtype = None if data_type is None else dtype_of(data_type)
-        self._cache_path = cache_path
-        self._output_file = Path(output_file) if output_file else None
+        self._cache_path = checked_path("cache_path", cache_path)
+        self._output_file = checked_path("output_file", output_file)
         self._configuration = current_configuration()
         self._lock = threading.RLock()  # of what follows
         self._generation_config = GenerationConfig()
@@ -69,7 +68,7 @@ class LLM:
         model_specific_data_parallelism_degree: int | None = None,
         model_specific_tensor_parallelism_degree: int | None = None,
         model_specific_pipeline_parallelism_degree: int | None = None,
-        ssms: Sequence[SSM | str] = (),
+        ssms: Sequence[SSM | str] | None = (),
     ) -> None:
         """Checks everything and fetches or converts what is needed; services that run are stopped.
 

@@ -1,4 +1,7 @@
-"""The file that ``LLM(output_file=...)`` names: a line of JSON for each result, added at its end."""
+"""The file that ``LLM(output_file=...)`` names: a line of JSON for each result, added at its end.
+
+Invariant: what one call adds is written as a whole, so that threads which share an LLM don't write into each other's lines.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,21 @@ def check_can_add(path: Path) -> None:
     """Before results are made. Raises ``ConfigurationError``."""
     try:
         path.open("a").close()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a zero byte in the name
         raise ConfigurationError(f"output_file: {error}") from error
 
 
 def add_results(path: Path, requests: Sequence[Request], results: Sequence[GenerationResult]) -> None:
     """In the order of the requests. Raises ``OSError``."""
-    with path.open("a", encoding="utf-8") as file:
-        for request, result in zip(requests, results, strict=True):
-            file.write(json.dumps(as_json(request, result), ensure_ascii=False) + "\n")
+    lines = [
+        json.dumps(as_json(request, result), ensure_ascii=False) + "\n"
+        for request, result in zip(requests, results, strict=True)
+    ]
+    # Halves of characters, which a message's JSON may hold, are written as they came: \ud83d and the like.
+    data = memoryview("".join(lines).encode(errors="backslashreplace"))
+    with path.open("ab", buffering=0) as file:
+        while data:  # a disk that fills up takes a part, and then tells
+            data = data[file.write(data) or 0 :]
 
 
 def as_json(request: Request, result: GenerationResult) -> dict[str, object]:

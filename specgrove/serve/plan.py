@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ class Plan:
     configuration: SuiteSettings
     ssms: tuple[SSM, ...] = ()
     dtype: str | None = None
-    cache_path: str | os.PathLike[str] = ""
+    cache_path: Path | None = None
     max_requests_per_batch: int | None = None
     max_seq_length: int | None = None
     max_tokens_per_batch: int | None = None
@@ -58,9 +57,8 @@ class Plan:
             # The suite serves one object alone, so one connection may have it all.
             ("router", "max-requests-per-connection"): number,
         }
-        if self.cache_path:
-            cache_dir = Path(self.cache_path).expanduser()
-            told |= {("llm", "cache-dir"): cache_dir, ("ssm", "cache-dir"): cache_dir}
+        if self.cache_path is not None:
+            told |= {("llm", "cache-dir"): self.cache_path, ("ssm", "cache-dir"): self.cache_path}
         return SuiteSettings({place: value for place, value in told.items() if value is not None}).over(
             self.configuration
         )
@@ -84,8 +82,12 @@ def with_degrees(configuration: SuiteSettings, degrees: Mapping[str, int | None]
     return SuiteSettings(own).over(configuration)
 
 
-def ssms_of(ssms: Sequence[SSM | str]) -> tuple[SSM, ...]:
-    """A name alone is an SSM without options; a list is wanted."""
+def ssms_of(ssms: Sequence[SSM | str] | None) -> tuple[SSM, ...]:
+    """A name alone is an SSM without options; a list is wanted, and ``None`` is none."""
+    if ssms is None:
+        return ()
     if isinstance(ssms, (str, SSM)):
         raise ConfigurationError(f"ssms must be a list, e.g. [{ssms!r}]")
+    if not isinstance(ssms, Iterable):
+        raise ConfigurationError(f"ssms must be a list of SSMs, got {ssms!r}")
     return tuple(ssm if isinstance(ssm, SSM) else SSM(ssm) for ssm in ssms)

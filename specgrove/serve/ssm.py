@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from specgrove.config import DTYPES
+from specgrove.machine.folders import typed_path
 from specgrove.serve.errors import ConfigurationError, told_as_configuration
 from specgrove.serve.generation import GenerationConfig, checked_config
 from specgrove.settings.ssm_specs import parse_ssm
@@ -47,7 +50,7 @@ class SSM:
         options = {
             "mode": mode,
             "width": width,
-            "expansion": None if expansion is None else "-".join(map(str, expansion)),
+            "expansion": None if expansion is None else _in_words(expansion),
             "quantization": quantization,
             "name": name,
         }
@@ -70,6 +73,21 @@ class SSM:
 
     def __repr__(self) -> str:
         return f"SSM({self.spec!r})"
+
+
+def _in_words(expansion: object) -> str:
+    """As ``--ssm`` takes it, or ``ConfigurationError``."""
+    if isinstance(expansion, str) or not isinstance(expansion, Iterable):
+        raise ConfigurationError(f"SSM: expansion must be numbers of branches, e.g. (1, 1, 3), got {expansion!r}")
+    return "-".join(map(str, expansion))
+
+
+def checked_path(name: str, path: object) -> Path | None:
+    """The path, ``None`` for an empty one, or ``ConfigurationError``."""
+    if not isinstance(path, (str, os.PathLike, type(None))):
+        raise ConfigurationError(f"{name} must be a path, got {path!r}")
+    with told_as_configuration():
+        return typed_path(path) if path else None
 
 
 def checked_model_name(kind: str, model_name: object) -> str:

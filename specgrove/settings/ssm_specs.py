@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgrove.config import MAX_BEAM_WIDTH
+from specgrove.machine.folders import typed_path
 
 # Drafters that come with the package.
 _PRETRAINED = Path(__file__).parents[2] / "ssm_service" / "pretrained"
@@ -108,7 +109,7 @@ def _without_weights(model: str, name: str, options: Mapping[str, str], text: st
                 f"SSM {text!r}: corpus must be a number of tokens from {MIN_NUM_CORPUS_TOKENS} to {MAX_NUM_CORPUS_TOKENS}, got {value!r}"
             )
         corpus = int(value)
-    store = Path(options["store"]).expanduser() if "store" in options else None
+    store = typed_path(options["store"]) if "store" in options else None
     if model == "lookup" and store is not None and not corpus:
         raise ValueError(f"SSM {text!r}: lookup keeps nothing in a store without a corpus; add ,corpus=50000")
     return SsmSpec(name, None, model, corpus=corpus, store=store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from specgrove.addresses import (
@@ -13,6 +12,7 @@ from specgrove.addresses import (
     checked_socket_address,
     checked_tcp_address,
 )
+from specgrove.machine.folders import typed_path
 
 
 def in_words(value: Any) -> str:
@@ -189,7 +189,7 @@ def _read_url(text: str) -> str:
 
 url = Kind(_read_url, "http://HOST:PORT or https://HOST:PORT")
 
-path = Kind(lambda text: Path(text).expanduser(), "a path; ~ is the home folder")
+path = Kind(typed_path, "a path; ~ is the home folder")
 address = Kind(checked_address, "HOST:PORT or unix:/path")
 http_address = Kind(checked_socket_address, "HOST:PORT or unix:/path")
 service_address = Kind(checked_service_address, "HOST:PORT, dns:NAME:PORT or unix:/path")

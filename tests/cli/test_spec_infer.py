@@ -197,3 +197,25 @@ def test_flags_that_are_refused(flag: str, said: str, prompts: Path, capsys: pyt
     with pytest.raises(SystemExit):
         main(["incr-decoding", "-llm-model", "big", "-prompt", str(prompts), *flag.split()])
     assert said in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_hours_of_answers(
+    init_values: list[dict[str, Any]], prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.json"
+    target.symlink_to(tmp_path / "absent" / "out.json")
+    assert main(f"incr-decoding -llm-model big -prompt {prompts} -output-file {target}".split()) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+    assert init_values == []
+
+
+def test_answers_are_not_lost_with_their_file(
+    init_values: list[dict[str, Any]], prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"incr-decoding -llm-model big -prompt {prompts} -output-file /dev/full"
+    assert main(command.split()) == 1
+    out, err = capsys.readouterr()
+    assert [answer["output_text"] for answer in json.loads(out)] == ["ab", "ab"]
+    assert "-output-file: /dev/full: No space left on device; what it was to hold is on standard output" in " ".join(
+        err.split()
+    )

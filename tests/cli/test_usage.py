@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,30 @@ def test_a_schema_that_is_none_is_told_with_its_file(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit):
         main(["generate", "hi", "--json-schema", str(schema)])
     assert f"--json-schema: {schema}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["serve", "--config", "~no user/c.yaml"],
+        ["serve", "--ssm", "lookup,store=~no user/x"],
+        ["batch", "-i", "~no user/in.jsonl", "-o", "out.jsonl"],
+        ["eval", "--prompts", "~no user/p.json"],
+        ["spec-infer", "-llm-model", "m", "-ssm-model", "lookup", "-prompt", "~no user/p.json"],
+        ["ssm", "train", "--out", "~no user/ssm"],
+        ["models", "convert", "~no user/m", "--out", "new"],
+        ["quantize", "m", "--bits", "8", "--out", "~no user/q"],
+        ["generate", "hi", "--address", "127.0.0.1:1", "--tls-ca", "~no user/ca.pem"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_the_home_of_a_user_who_is_not_known_is_a_line(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(SystemExit):  # of the command line's grammar
+        main(argv)
+    assert "the home folder of this user is not known" in capsys.readouterr().err
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

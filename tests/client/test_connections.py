@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator
@@ -15,6 +17,7 @@ import pytest
 
 from specgrove.client import AsyncClient, Client
 from specgrove.client.connections import AsyncConnection
+from specgrove.client.retries import RetryPolicy
 from specgrove.errors import (
     InternalError,
     InvalidRequestError,
@@ -219,13 +222,54 @@ def test_default_servers_tolerate_our_keepalive() -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_what_is_no_tls_and_no_api_key_is_told_at_once(kind: Any) -> None:
+async def test_what_is_no_tls_no_api_key_and_no_policy_is_told_at_once(kind: Any) -> None:
+    for retry in (3, True, {"max_num_retries": 3}, RetryPolicy):
+        with pytest.raises(ValueError, match="retry must be a RetryPolicy"):
+            kind("host:1", retry=retry)
     for tls in (True, "ca.pem"):
         with pytest.raises(ValueError, match="tls must be TlsFiles"):
             kind("host:1", tls=tls)
     for token in (5, b"secret", "two words"):
         with pytest.raises(ValueError, match="an API key must be printable ASCII"):
             kind("host:1", api_key=token)
+
+
+_FORKED = """
+import asyncio, os, signal, sys
+from specgrove.client import AsyncClient
+from specgrove.errors import UnavailableError
+
+async def told(client):
+    try:
+        await client.model_info()
+    except UnavailableError as error:
+        return str(error)
+
+async def closed(client):
+    await client.close()
+
+client, unused = AsyncClient("127.0.0.1:1"), AsyncClient("127.0.0.1:1")
+assert "connect" in asyncio.run(told(client))
+if (child := os.fork()) == 0:
+    signal.alarm(int(sys.argv[1]))  # only ends a process that hangs
+    print(asyncio.run(told(client)), flush=True)
+    asyncio.run(closed(client))
+    print("closed", flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert "connect" in asyncio.run(told(client))
+asyncio.run(closed(client))
+"""
+
+
+def test_an_async_client_says_so_in_a_forked_process_where_it_would_hang() -> None:
+    program = subprocess.run(
+        [sys.executable, "-c", _FORKED, str(int(LIMIT_S))], capture_output=True, text=True, check=False
+    )
+    assert program.returncode == 0, program.stderr
+    told, closed = program.stdout.splitlines()
+    assert "was used before its process was forked" in told
+    assert closed == "closed"
 
 
 async def test_channels_that_two_threads_make_at_once_are_both_kept() -> None:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -277,10 +278,16 @@ def test_where_no_router_ever_was_there_is_no_waiting_for_one() -> None:
     assert Tries(RetryPolicy(), None).delay_s(GONE, was_reached=False) > 0
 
 
-@pytest.mark.parametrize("values", [{"max_num_retries": -1}, {"first_delay_s": -0.1}, {"max_delay_s": float("nan")}])
-def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_num_retries": -1}, {"max_num_retries": None}, {"max_num_retries": 1.5}, {"max_num_retries": True},
+        {"first_delay_s": -0.1}, {"first_delay_s": "1"}, {"max_delay_s": float("nan")}, {"max_delay_s": 1e300},
+    ],
+)  # fmt: skip
+def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(values))} must be 0"):
-        RetryPolicy(**values)  # type: ignore[arg-type]
+        RetryPolicy(**values)
 
 
 @st.composite

@@ -39,6 +39,8 @@ def test_the_outputs_form_is_the_clients() -> None:
     [
         ({"temperature": -1}, r"temperature must be in \[0, 100\], got -1"),
         ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"temperature": 10**400}, "temperature must be a number: int too large"),
+        ({"topp": np.array([0.5, 0.9])}, "topp must be a number"),
         ({"topp": 1.5}, r"topp must be in \[0, 1\], got 1.5"),
         ({"min_p": float("nan")}, "min_p must be in"),
         ({"topk": 1.5}, "top_k: must be a whole number"),
@@ -105,6 +107,14 @@ def test_what_several_prompts_are() -> None:
     assert prompts_of(["a", CHAT, [1], sg.Request("b")]) == ["a", CHAT, [1], "b"]
     assert [list(row) for row in prompts_of(np.array([[1, 2], [3, 4]]))] == [[1, 2], [3, 4]]
     assert requests_of([], DEFAULTS) == ([], True)
+    assert prompts_of(np.array(["a", "b"])) == ["a", "b"]
+    assert requests_of(np.array([]), DEFAULTS) == ([], True)
+
+
+def test_a_column_of_a_table_is_several_prompts_whatever_its_index() -> None:
+    pandas = pytest.importorskip("pandas")
+    assert prompts_of(pandas.Series(["a", "b"], index=[7, 9])) == ["a", "b"]
+    assert prompts_of(pandas.Series([[1, 2], [3]])) == [[1, 2], [3]]
 
 
 def test_ids_and_messages_of_a_generator_are_one_prompt_and_so_is_a_message() -> None:
@@ -113,7 +123,7 @@ def test_ids_and_messages_of_a_generator_are_one_prompt_and_so_is_a_message() ->
     assert prompts_of(iter(CHAT)) == [CHAT]
 
 
-@pytest.mark.parametrize("given", [5, None, 2.5, [5.5], b"bytes", [["user", "hi"]]])
+@pytest.mark.parametrize("given", [5, None, 2.5, [5.5], b"bytes", [["user", "hi"]], np.array(5)])
 def test_what_is_no_prompt_is_told(given: Any) -> None:
     with pytest.raises(sg.ConfigurationError):
         requests_of(given, DEFAULTS)
@@ -151,6 +161,12 @@ def test_an_ssm_is_named_as_on_the_command_line() -> None:
         (lambda: sg.SSM(""), "SSM: give a model folder"),
         (lambda: sg.LLM(5), "LLM: give a model folder"),  # type: ignore[arg-type]
         (lambda: sg.LLM("m", data_type="fp8"), "data_type must be a DataType or one of float32, bfloat16, float16"),
+        (lambda: sg.SSM("demo", expansion=3), r"expansion must be numbers of branches, e.g. \(1, 1, 3\), got 3"),  # type: ignore[arg-type]
+        (lambda: sg.SSM("demo", expansion="1-1-3"), "expansion must be numbers of branches"),  # type: ignore[arg-type]
+        (lambda: sg.LLM("m", output_file=5), "output_file must be a path, got 5"),  # type: ignore[arg-type]
+        (lambda: sg.LLM("m", output_file="~no such user/x"), "the home folder of this user is not known"),
+        (lambda: sg.LLM("m", cache_path=b"c"), "cache_path must be a path"),  # type: ignore[arg-type]
+        (lambda: sg.LLM("m").compile(ssms=5), "ssms must be a list of SSMs, got 5"),  # type: ignore[arg-type]
         (lambda: sg.SSM("demo").compile({"topk": 1}), "must be a GenerationConfig"),  # type: ignore[arg-type]
     ],
 )

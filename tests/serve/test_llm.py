@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import subprocess
@@ -16,7 +17,9 @@ import pytest
 import specgrove.serve as sg
 from specgrove.errors import InternalError, ResourceExhaustedError
 from specgrove.serve import preparation
+from specgrove.serve.output_file import add_results
 from specgrove.suite.processes import SuiteConfig
+from specgrove.v1 import router_pb2
 from tests.fake_router import FakeRouter
 from tests.serve.conftest import RunningSuite
 from tests.waiting import LIMIT_S, wait_until
@@ -174,6 +177,42 @@ def test_results_are_added_to_the_output_file(fake: FakeRouter, model_folder: Pa
     assert (chat["prompt"], ids["prompt"]) == (CHAT, [1, 2])
 
 
+def test_what_one_call_adds_to_the_output_file_is_written_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second thread, which writes wherever the first one lets it, comes between calls only: large results were written in parts."""
+    path, num_writes = tmp_path / "results.jsonl", 0
+    wanted = [sg.GenerationResult(letter * 30_000) for letter in "ab"]
+    add_results(path, [sg.Request("first"), sg.Request("second")], wanted)
+    expected = path.read_bytes()
+    path.unlink()
+
+    class Counted(io.FileIO):
+        def write(self, data: Any) -> int:
+            nonlocal num_writes
+            num_writes += 1
+            return super().write(data)
+
+    def counted(self: Path, mode: str, buffering: int = -1, encoding: str | None = None) -> Any:
+        raw = Counted(self, mode.replace("b", ""))
+        if buffering == 0:
+            return raw
+        return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding)
+
+    monkeypatch.setattr(Path, "open", counted)
+    add_results(path, [sg.Request("first"), sg.Request("second")], wanted)
+    monkeypatch.undo()
+    assert num_writes == 1
+    assert path.read_bytes() == expected
+
+
+def test_any_message_can_be_written_to_the_output_file(tmp_path: Path) -> None:
+    message = router_pb2.ChatMessage(role="user", content="hi", attributes_json=r'{"name": "\ud83d"}')
+    add_results(tmp_path / "results.jsonl", [sg.Request([message])], [sg.GenerationResult("ab")])
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    assert line["prompt"] == [{"role": "user", "content": "hi", "name": "\ud83d"}]
+
+
 def test_an_output_file_that_cannot_be_written_is_told_before_anything_runs(
     fake: FakeRouter, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +234,13 @@ def test_results_are_not_lost_with_their_file(
             assert llm.generate("hi").output_text == ANSWER
         with pytest.warns(UserWarning, match="could not be written"):
             assert llm.generate(["hi"])[0].output_text == ANSWER
+
+
+def test_no_ssms_may_be_said_in_any_way(model_folder: Path) -> None:
+    for ssms in (None, (), []):
+        llm = sg.LLM(model_folder)
+        llm.compile(ssms=ssms)
+        assert llm._suite_config is not None
 
 
 def test_a_list_shows_how_far_it_is(llm: sg.LLM, capsys: pytest.CaptureFixture[str]) -> None:

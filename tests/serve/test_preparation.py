@@ -32,7 +32,7 @@ def test_everything_reaches_the_services(model_folder: Path, tmp_path: Path) -> 
     }  # fmt: skip
     lines = command_lines(
         prepared(
-            model_folder, ["lookup"], values, dtype="float16", cache_path=str(tmp_path),
+            model_folder, ["lookup"], values, dtype="float16", cache_path=tmp_path,
             max_requests_per_batch=5, max_seq_length=99, max_tokens_per_batch=33,
         )
     )  # fmt: skip
