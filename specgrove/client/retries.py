@@ -50,7 +50,7 @@ class RetryPolicy:
             raise ValueError(f"max_num_retries must be 0 or more, got {count!r}")
         for name in ("first_delay_s", "max_delay_s"):
             value = getattr(self, name)
-            if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= value <= _MAX_DELAY_S:
+            if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= float(value) <= _MAX_DELAY_S:
                 raise ValueError(f"{name} must be 0 to {_MAX_DELAY_S:.0f} seconds, got {value!r}")
 
 

@@ -104,7 +104,8 @@ def read_prompts(place: Path) -> list[str]:
 
 def _prompts_of(path: Path) -> list[str]:
     if path.suffix != ".json":
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Not splitlines, which divides at characters that a prompt may hold, such as U+2028.
+        return path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     prompts = read_json(path)
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise JsonFileError(f"{path} holds something else than prompts, it should hold a JSON list of texts")

@@ -5,7 +5,6 @@ Recordings are made once, in one format for both kinds of SSMs; all stages go on
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from specgrove.files.json_files import read_json_object
+from specgrove.models.hidden_state.config_lists import layer_numbers
 from specgrove.models.hidden_state.own_config import ARCHITECTURE
 from specgrove.training import decoder_stage, head_stage, shards
 from specgrove.training.options import EvaluateOptions, TrainOptions
@@ -73,14 +73,13 @@ def evaluate(options: EvaluateOptions) -> None:
     config_path = options.ssm / "config.json"
     if not config_path.is_file():
         raise ValueError(f"--ssm: there is no SSM in {options.ssm}: name a folder that `specgrove ssm train` wrote")
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    is_head = config.get("architectures") == [ARCHITECTURE]
     told = read_json_object(config_path)
+    is_head = told.texts("architectures") == (ARCHITECTURE,)
     made_for = told.text("vocab_sha256", "") if is_head else told.object("specgrove").text("vocab_sha256", "")
     target = open_target(options.llm, options.cache_dir, say)
     if made_for != target.tokenizer.vocab_sha256:
         raise ValueError(f"the SSM in {options.ssm} is for an LLM of another vocabulary than {target.name}")
-    layers = tuple(config["hidden_layers"]) if is_head else ()
+    layers = layer_numbers(told, "hidden_layers") if is_head else ()
     work_dir = options.work_dir or _work_dir(options.cache_dir, target)
     answers = record_answers(target, work_dir, texts, options.answer_len, layers, options.workers)
     if is_head:

@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from specgrove.cli import main
 from specgrove.tokenizer import Tokenizer
-from specgrove.training import decoder_stage, recording, shards
+from specgrove.training import decoder_stage, recording, shards, stages
+from specgrove.training.options import EvaluateOptions
 from specgrove.training.prompts import OPENERS, DialogueSource, read_prompts
 from specgrove.training.target import claim_data_folder, head_rows, note_sources, open_target, sources_of
 from ssm_service.loading import read_draft_vocab
@@ -189,3 +190,22 @@ def test_prompts_come_from_files_of_both_kinds(tmp_path: Path) -> None:
     (tmp_path / "c.md").write_text("four")
     assert read_prompts(tmp_path) == ["one", "two", "three"]
     assert read_prompts(tmp_path / "b.txt") == ["two", "three"]
+    (tmp_path / "windows.txt").write_bytes("\ufefffour\r\nfi\u2028ve\r\n".encode())
+    assert read_prompts(tmp_path / "windows.txt") == ["four", "fi\u2028ve"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "holds a list, it should hold a JSON object"),
+        ("{", "is not JSON"),
+        ("", "is empty"),
+        ('{"architectures": 5}', "architectures is 5"),
+    ],
+)
+def test_a_config_that_is_none_is_told_with_its_file(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    options = EvaluateOptions(llm="none", data=(), work_dir=None, cache_dir=tmp_path, ssm=tmp_path)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{said}"):
+        stages.evaluate(options)
