@@ -49,7 +49,9 @@ _CODE_AND_REASON: tuple[tuple[type[SpecGroveError], grpc.StatusCode, str], ...] 
 )
 
 
-_ERROR_NUMBER = re.compile(r" \(\d+\)$")  # one way of gRPC to wait for sockets tells it, the other doesn't
+# One of gRPC's two ways to wait for sockets tells less: "Connection refused" and "Socket closed".
+_ERROR_NUMBER = re.compile(r" \(\d+\)$")
+_READ_FAILED = re.compile(r"^Secure read failed \((.*)\)$")
 _TLS_ERROR = re.compile(r"OPENSSL_internal:([A-Z_]+)")
 # How gRPC begins when it has no connection.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
@@ -74,7 +76,7 @@ def connection_cause(details: str) -> str:
         return details
     if (found := _TLS_ERROR.search(details)) is not None:
         return f"TLS: {found[1].lower().replace('_', ' ')}"
-    return _ERROR_NUMBER.sub("", details.rpartition(": ")[2].rstrip("]"))
+    return _READ_FAILED.sub(r"\1", _ERROR_NUMBER.sub("", details.rpartition(": ")[2].rstrip("]")))
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: SpecGroveError) -> None:

@@ -45,6 +45,7 @@ def test_the_cause_is_told_without_grpcs_own_steps() -> None:
     steps = "failed to connect to all addresses; last error: UNKNOWN: unix:/a: connect failed: addr: unix:/a error: "
     assert connection_cause(steps + "No such file or directory") == "No such file or directory"
     assert connection_cause(steps + "Connection refused (111)") == "Connection refused"
+    assert connection_cause(steps + "Secure read failed (Socket closed)") == "Socket closed"
     handshake = (
         "Tls handshake failed: SSL_ERROR_SSL: error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER: x: OK"
     )
