@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from specgrove.client.arguments import timeout_of
+from specgrove.client.retries import RetryPolicy
 from specgrove.client.wire import detokenize_request, request_to_proto, tokenize_request
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import SpeculationOptions
@@ -286,3 +287,15 @@ def test_times_that_are_none_are_refused(seconds: Any) -> None:
 def test_times() -> None:
     assert timeout_of(None) is timeout_of(math.inf) is timeout_of(1e300) is None
     assert timeout_of(1.5) == timeout_of(np.float32(1.5)) == 1.5
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_num_retries": -1}, {"max_num_retries": None}, {"max_num_retries": 1.5}, {"max_num_retries": True},
+        {"first_delay_s": -0.1}, {"first_delay_s": "1"}, {"max_delay_s": float("nan")}, {"max_delay_s": 1e300},
+    ],
+)  # fmt: skip
+def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(values))} must be 0"):
+        RetryPolicy(**values)
