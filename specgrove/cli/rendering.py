@@ -162,9 +162,10 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
 def summary_line(usage: Usage, finish_reason: FinishReason | None) -> str:
     """One line for below an answer."""
     limit = " (the limit)" if finish_reason is FinishReason.LENGTH else ""
+    drafted = "" if usage.num_drafted_nodes else ", nothing drafted"
     return (
         f"{usage.num_output_tokens} tokens{limit}, {usage.tokens_per_s:.1f} tokens/s, first after "
-        f"{usage.first_token_ms:.0f} ms, {usage.mean_acceptance_len:.2f} tokens per step"
+        f"{usage.first_token_ms:.0f} ms, {usage.mean_acceptance_len:.2f} tokens per step{drafted}"
     )
 
 

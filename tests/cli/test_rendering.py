@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
 import rich.console
 
-from specgrove.cli.rendering import TokenPrinter, print_legend
-from specgrove.client.output import Chunk, OutputToken
+from specgrove.cli.rendering import TokenPrinter, print_legend, summary_line
+from specgrove.client.output import Chunk, OutputToken, Usage
 
 
 def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:
@@ -63,3 +64,10 @@ def test_colours_are_explained_where_there_are_any(
     console = rich.console.Console(file=shown, force_terminal=True)
     print_legend(console, console)
     assert shown.getvalue().count("drafted by an SSM") == count
+
+
+def test_the_last_line_says_where_nothing_was_drafted() -> None:
+    usage = Usage(5, 9, 4, (1, 2, 1), (3, 2), (3, 1), 12, 50.0, 100.0, 1.0, 90.0, 0, 1)
+    line = "9 tokens, 80.0 tokens/s, first after 50 ms, 2.25 tokens per step"
+    assert summary_line(usage, None) == line
+    assert summary_line(dataclasses.replace(usage, num_drafted_nodes=0), None) == f"{line}, nothing drafted"
