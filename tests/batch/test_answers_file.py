@@ -140,7 +140,9 @@ def test_what_is_no_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     link.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # else who opens it to write would wait
     for path in (pipe, link, tmp_path):
         with pytest.raises(BatchFileError, match="is no file that can hold answers"):
             AnswersFile(path, IDS)
+    os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
