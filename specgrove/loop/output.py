@@ -119,9 +119,9 @@ class Step:
     """For how long each SSM that was asked was waited for: less than it worked where others worked longer beside it."""
 
     @classmethod
-    def of_progress(cls, progress: PromptProgress, num_replays: int) -> Step:
+    def of_progress(cls, progress: PromptProgress) -> Step:
         """No step yet: only what is known of the prompt."""
         return cls(
-            (), None, 0, 0, 0, 0.0, 0.0, 0, num_replays, num_steps=0,
+            (), None, 0, 0, 0, 0.0, 0.0, 0, 0, num_steps=0,
             num_prompt_tokens_read=progress.num_tokens, prompt_log_probs=progress.log_probs,
         )  # fmt: skip

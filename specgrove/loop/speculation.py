@@ -100,9 +100,9 @@ class Session:
         self._steps.put_nowait(step)
 
     def _progress_step(self, progress: PromptProgress) -> Step:
-        """Told as a step without tokens. A replay reads the output, too, which is not counted."""
+        """Told as a step without tokens. A replay reads the output, too, which is not counted. Replays are the verdict's."""
         num_read = min(progress.num_tokens, len(self._request.prompt_token_ids))
-        return Step.of_progress(replace(progress, num_tokens=num_read), self._verifying.num_replays)
+        return Step.of_progress(replace(progress, num_tokens=num_read))
 
     def _step(self, verdict: Verdict, tree: MergedTree, num_left: int, started_s: float) -> Step:
         return step_of(

@@ -95,7 +95,8 @@ class Verifying:
         self.is_ahead = False
         """Whether the next answer needs no asking: after a verdict, whether the verifier makes the next step already, without a tree."""
         self.num_replays = 0
-        """How often the committed tokens had to be sent anew for the last answer."""
+        """How often the committed tokens had to be sent anew for the last verdict, or on the way to the next one."""
+        self._has_verdict = False  # whether the last answer was one
 
     async def verify(self, committed: list[int], tree: TokenTree, shape: TreeShape) -> Verdict | PromptProgress:
         """The next verdict on a tree of this shape, or the progress made towards it: then the same tree is to be given again.
@@ -104,8 +105,9 @@ class Verifying:
         """
         if not self.is_ahead:
             self._num_steps_left, self._shape = shape.num_steps, shape
-        for num_replays in range(_MAX_NUM_REPLAYS):
-            self.num_replays = num_replays
+        if self._has_verdict:
+            self.num_replays, self._has_verdict = 0, False
+        while self.num_replays < _MAX_NUM_REPLAYS:
             try:
                 if not self.is_ahead:
                     await self._session.ask(self._work(committed, tree))
@@ -113,6 +115,7 @@ class Verifying:
                 answer = self._checked(await self._next_answer(), len(committed))
                 if isinstance(answer, Verdict):
                     _check_nodes(answer, tree)
+                    self._has_verdict = True
                 return answer
             except StaleBaseError as error:
                 logger.info("verifier holds %d of %d tokens", error.held_len, len(committed))
@@ -123,6 +126,7 @@ class Verifying:
                 logger.warning("%s; replaying %d tokens", error, len(committed))
                 self._held_len = 0
             self.is_ahead = False
+            self.num_replays += 1
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
 
     @property

@@ -20,6 +20,9 @@ from tests.end_to_end.kills import kill
 from tests.waiting import wait_until
 
 QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
+LONG_QUESTION = [
+    ("user", "Explain how this stays upright: " + "a bicycle has two wheels, a frame, a chain and a saddle; " * 20)
+]
 SPECULATION = SpeculationOptions(max_num_nodes=6, max_depth=3)
 MAX_TOKENS = 64
 
@@ -34,12 +37,13 @@ def slots_in_use(suite: Suite) -> tuple[int, int]:
 
 
 def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client) -> None:
+    """A replay reads prompt and output in several passes, and tells the router how far it is before it verifies the tree that it was sent."""
     params = {"max_tokens": MAX_TOKENS, "temperature": 0.8, "seed": 5, "ignore_eos": True}
-    expected = client.complete(QUESTION, speculation=SPECULATION, **params)
+    expected = client.complete(LONG_QUESTION, speculation=SPECULATION, **params)
     restarts = {service: suite.num_restarts(service) for service in ("ssm_service", "llm_service")}
     token_ids: list[int] = []
-    text, usage, victims = "", None, {10: "ssm_service", 25: "llm_service"}
-    for chunk in client.generate(QUESTION, speculation=SPECULATION, **params):
+    text, usage, victims = "", None, {25: "llm_service", 45: "ssm_service"}
+    for chunk in client.generate(LONG_QUESTION, speculation=SPECULATION, prompt_progress=True, **params):
         token_ids.extend(token.token_id for token in chunk.tokens)
         text += chunk.text
         usage = chunk.usage or usage
@@ -55,7 +59,7 @@ def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client) ->
     # Both are back: drafted tokens are accepted again.
 
     def is_drafted() -> bool:
-        again = client.complete(QUESTION, speculation=SPECULATION, **params)
+        again = client.complete(LONG_QUESTION, speculation=SPECULATION, **params)
         assert again.token_ids == expected.token_ids
         return any(token.drafted_by for token in again.tokens)
 
