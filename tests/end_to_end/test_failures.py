@@ -37,7 +37,7 @@ def slots_in_use(suite: Suite) -> tuple[int, int]:
 
 
 def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client) -> None:
-    """A replay reads prompt and output in several passes, and tells the router how far it is before it verifies the tree that it was sent."""
+    """A replay reads all in several passes, and tells the router how far it is before it verifies the tree that it was sent."""
     params = {"max_tokens": MAX_TOKENS, "temperature": 0.8, "seed": 5, "ignore_eos": True}
     expected = client.complete(LONG_QUESTION, speculation=SPECULATION, **params)
     restarts = {service: suite.num_restarts(service) for service in ("ssm_service", "llm_service")}
