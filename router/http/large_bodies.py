@@ -28,16 +28,9 @@ from specgrove.serving.loop_turns import LoopTurns
 LARGE_BYTES = 32 * 1024
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Of large bodies; one may have more where nobody else's waits."""
+# Of bodies, by https://www.iana.org/assignments/http-parameters; no other text in their place can be meant as one.
+_CODINGS = ("gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd")
 # A small body costs about as much, whatever is in it.
-_CODINGS = (
-    "gzip",
-    "x-gzip",
-    "deflate",
-    "compress",
-    "x-compress",
-    "br",
-    "zstd",
-)  # https://www.iana.org/assignments/http-parameters
 _CALL_BYTES = 4 * 1024
 _TURN_BYTES = 16 * 1024
 # The dearest are keys and numbers with exponents: 0.2 to 0.4 us each.
