@@ -108,6 +108,24 @@ def rising(points: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]
     return tuple(found)
 
 
+def mean_of(found: Sequence[Times]) -> Times:
+    """Of one machine's measurements at several moments: its speed changes within minutes. Raises ``ValueError`` where there are none."""
+    if not found:
+        raise ValueError("no times were measured")
+    return Times(**{field.name: _mean([getattr(times, field.name) for times in found]) for field in fields(Times)})
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of numbers, or of curves at all points of any of them; a curve that one measurement lacks counts for none."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    if isinstance(there[0], float | int):
+        return sum(there) / len(there)
+    all_rows = sorted({rows for curve in there for rows, _ in curve})
+    return tuple((rows, sum(_at(curve, rows) for curve in there) / len(there)) for rows in all_rows)
+
+
 def _pairs(values: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
     return tuple((int(rows), float(ms)) for rows, ms in values)
 

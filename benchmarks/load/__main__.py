@@ -29,7 +29,8 @@ from benchmarks.fleet.calibration import LONG, LONG_LEN
 from benchmarks.fleet.comparison import ratio_words, ratios
 from benchmarks.fleet.shape import FleetShape
 from benchmarks.fleet.simulation import Simulation
-from benchmarks.fleet.workload import Outcome, Workload
+from benchmarks.fleet.times import Times, mean_of
+from benchmarks.fleet.workload import Outcome, Served, Workload
 from benchmarks.host import conditions
 from benchmarks.load.asking import AskingError, prompts_of
 from benchmarks.load.calibration import measured_times, speculation_of
@@ -86,6 +87,22 @@ def _services_cpu_s(suite: Suite, ssms: Sequence[str]) -> float:
     return sum(cpu_s(pid) for name in names if (pid := suite.pid(name)) is not None)
 
 
+def _simulated(
+    ways: Sequence[Way], workload: Workload, times: Times, arguments: argparse.Namespace
+) -> dict[str, list[Served]]:
+    """What becomes of the same requests in virtual time, by our ways' names; a way that hardly drafted is the incremental one again."""
+    found = {}
+    for way in ways:
+        if not isinstance(way.asking, OverGrpc):
+            continue
+        speculation = speculation_of(way.asking.usages) if way.asking.is_speculative else None
+        if way.asking.is_speculative and speculation is None:
+            continue
+        simulation = Simulation(FleetShape(), times, speculation, arguments.seed)
+        found[way.name] = simulation.run(workload.arrivals(arguments.duration_s, arguments.seed))
+    return found
+
+
 async def measure(
     suite: Suite,
     ssms: Sequence[str],
@@ -109,35 +126,33 @@ async def measure(
                 for is_speculative in (False, True)
             ]
             ways += [Way(asking, prefix) for asking in (*ours, *others)]
+        own = OverGrpc(client, prompts, is_speculative=False)
         times = None
         if arguments.check or arguments.write_times:
             console.print("measuring the services by themselves")
-            times = await measured_times(suite, OverGrpc(client, prompts, is_speculative=False))
+            times = await measured_times(suite, own)
             if arguments.write_times:
                 times.write(arguments.write_times)
         for load, workload in loads:
             outcomes = await by_turns(
                 load, ways, arguments.rounds, limits, lambda: _services_cpu_s(suite, ssms), console.print
             )
+            simulations: dict[str, list[Served]] = {}
+            if times is not None and arguments.check and load.num_clients is None:
+                # A machine's speed changes within minutes: what is simulated lies between two measurements.
+                before, times = times, await measured_times(suite, own)
+                simulations = _simulated(ways, workload, mean_of([before, times]), arguments)
             over = f", medians of {arguments.rounds} rounds" if arguments.rounds > 1 else ""
             table = outcome_table(load.name + over)
             for way, of_way in zip(ways, outcomes, strict=True):
                 found = median_of(of_way)
                 table.add_row(way.name, *outcome_cells(found))
-                asking = way.asking
-                if times is None or not arguments.check or load.num_clients is not None:
+                if (same := simulations.get(way.name)) is None:
                     continue
-                if not isinstance(asking, OverGrpc):
-                    continue
-                speculation = speculation_of(asking.usages) if asking.is_speculative else None
-                if asking.is_speculative and speculation is None:
-                    continue  # hardly any trees: the first line again
-                simulation = Simulation(FleetShape(), times, speculation, arguments.seed)
-                same = simulation.run(workload.arrivals(arguments.duration_s, arguments.seed))
                 said = Outcome.of(same, limits.first_token_s, limits.token_s)
                 table.add_row("  simulated", *outcome_cells(said))
                 table.add_row("  measured ÷ simulated", *ratio_cells([found], [said]))
-                console.print(f"{load.name}: {way.name}: {ratio_words(ratios(asking.served, same))}")
+                console.print(f"{load.name}: {way.name}: {ratio_words(ratios(way.asking.served, same))}")
             for row in ratio_rows(ways, outcomes):
                 table.add_row(*row)
             console.print(table)

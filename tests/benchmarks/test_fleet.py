@@ -11,7 +11,7 @@ import pytest
 from benchmarks.fleet.__main__ import main
 from benchmarks.fleet.shape import FleetShape, Speculation
 from benchmarks.fleet.simulation import Simulation
-from benchmarks.fleet.times import Rows, Times, rising
+from benchmarks.fleet.times import Rows, Times, mean_of, rising
 from benchmarks.fleet.workload import Arrival, Outcome, Served, Workload
 from benchmarks.load.calibration import speculation_of
 from specgrove.client.output import Usage
@@ -180,3 +180,15 @@ def test_trees_are_told_from_usage() -> None:
     assert found.tokens_per_step == pytest.approx(2.25)
     seldom = Usage(10, 41, 40, (), (2,), (), 2, 1.0, 1.0, 1.0, 1.0, 0, 0)
     assert speculation_of([seldom]) is None
+
+
+def test_times_of_several_moments_are_their_mean() -> None:
+    one = Times(((1, 10.0), (4, 16.0)), prompt_ms=((8, 20.0),), hop_ms=1.0, verdict_ms=0.5)
+    other = Times(((1, 20.0), (2, 22.0), (4, 30.0)), hop_ms=2.0)
+    found = mean_of([one, other])
+    assert found.pass_ms == ((1, 15.0), (2, 17.0), (4, 23.0))
+    assert found.prompt_ms == ((8, 20.0),)  # the other one has no such curve
+    assert (found.hop_ms, found.verdict_ms, found.overhead_ms) == (1.5, 0.25, ((1, 0.0),))
+    assert mean_of([one]) == one
+    with pytest.raises(ValueError, match="no times"):
+        mean_of([])
