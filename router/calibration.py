@@ -61,7 +61,7 @@ class _Bins:
         self.nums_new[index] = 0
         return True
 
-    def add(self, index: int, prob: float, *, is_hit: bool) -> None:
+    def add(self, index: int, prob: float, is_hit: bool) -> None:
         """A node of bin ``index``."""
         self.nums[index] = self.nums[index] * _DECAY + 1
         self.hits[index] = self.hits[index] * _DECAY + is_hit
@@ -110,26 +110,22 @@ class _Curves:
 
     def __init__(self) -> None:
         self._of_all = _Curve([0.0] * len(_CENTRES))
-        self._by_depth: dict[int, _Curve] = {}
+        self.by_depth = [self._of_all] * (MAX_DEPTH + 1)
+        """From depth 0 on; that of all depths where one was not seen yet."""
 
-    def by_depth(self) -> list[_Curve]:
-        """From depth 0 to ``MAX_DEPTH``."""
-        return [self._by_depth.get(depth, self._of_all) for depth in range(MAX_DEPTH + 1)]
-
-    def observe(self, depth: int, told: float, *, is_hit: bool) -> None:
+    def observe(self, depth: int, told: float, is_hit: bool) -> None:
         """A node of whose parent the verifier's choice is known."""
-        index = bisect(_EDGES, told)
-        of_depth = self._by_depth.get(depth)
-        if of_depth is None:
-            of_depth = self._by_depth[depth] = _Curve(self._of_all.log_factors)
-        self._of_all.bins.add(index, told, is_hit=is_hit)
-        of_depth.bins.add(index, told, is_hit=is_hit)
+        index, of_all, of_depth = bisect(_EDGES, told), self._of_all, self.by_depth[depth]
+        if of_depth is of_all:
+            of_depth = self.by_depth[depth] = _Curve(of_all.log_factors)
+        of_all.bins.add(index, told, is_hit)
+        of_depth.bins.add(index, told, is_hit)
         if not of_depth.bins.is_due(index):
             return
-        log_factor = self._of_all.bins.log_factor(index, 0.0)
-        self._of_all.set_factor(index, log_factor)
+        log_factor = of_all.bins.log_factor(index, 0.0)
+        of_all.set_factor(index, log_factor)
         of_depth.set_factor(index, of_depth.bins.log_factor(index, log_factor))
-        for other in self._by_depth.values():
+        for other in self.by_depth:
             if not other.bins.nums[index]:
                 other.set_factor(index, log_factor)
 
@@ -139,24 +135,27 @@ class Calibration:
 
     def __init__(self) -> None:
         self._curves: dict[tuple[str, bool], _Curves] = {}
-        self._corrected: dict[tuple[str, int], _Bins] = {}
+        self._corrected: dict[str, list[_Bins]] = {}  # by depth, from 0 on
 
     def corrected(self, ssm: str, tree: TokenTree, *, is_sampled: bool) -> TokenTree:
         """The tree with the probabilities that its nodes are taken to have."""
         curves = self._curves.get((ssm, is_sampled))
         if curves is None:
             return tree
-        by_depth = curves.by_depth()
         depths, log_probs = [0], [0.0]
         nodes = zip(tree.parents, tree.log_probs, strict=True)
         next(nodes)
         for parent, told in nodes:
             depth = depths[parent] + 1
             depths.append(depth)
-            curve = by_depth[depth if depth < MAX_DEPTH else MAX_DEPTH]
+            curve = curves.by_depth[depth if depth < MAX_DEPTH else MAX_DEPTH]
             line = bisect(_LOG_CENTRES, told)
             log_prob = curve.offsets[line] + curve.slopes[line] * told
-            log_probs.append(min(max(log_prob, _MIN_LOG_PROB), _MAX_LOG_PROB))
+            if log_prob < _MIN_LOG_PROB:
+                log_prob = _MIN_LOG_PROB
+            elif log_prob > _MAX_LOG_PROB:
+                log_prob = _MAX_LOG_PROB
+            log_probs.append(log_prob)
         return TokenTree(tree.token_ids, tree.parents, tuple(log_probs), tree.sources)
 
     def observe(self, proposed: ProposedTree, token_ids: Sequence[int], *, is_sampled: bool) -> None:
@@ -165,30 +164,31 @@ class Calibration:
         curves = self._curves.get((ssm, is_sampled))
         if curves is None:
             curves = self._curves[ssm, is_sampled] = _Curves()
+        corrected = self._corrected.get(ssm)
+        if corrected is None:
+            corrected = self._corrected[ssm] = [_Bins() for _ in range(MAX_DEPTH + 1)]
         depth_on_path, num_known = {0: 0}, len(token_ids)
         for node, parent in enumerate(tree.parents):
-            before = depth_on_path.get(parent)
-            if before is None or before >= num_known:
+            if parent not in depth_on_path:
+                continue
+            before = depth_on_path[parent]
+            if before >= num_known:
                 continue
             is_hit = tree.token_ids[node] == token_ids[before]
             if is_hit:
                 depth_on_path[node] = before + 1
             if not tree.sources[node]:
                 continue  # borrowed
-            depth = min(before + 1, MAX_DEPTH)
-            curves.observe(depth, math.exp(proposed.told_log_probs[node]), is_hit=is_hit)
-            bins = self._corrected.get((ssm, depth))
-            if bins is None:
-                bins = self._corrected[ssm, depth] = _Bins()
+            depth = before + 1 if before < MAX_DEPTH else MAX_DEPTH
+            curves.observe(depth, math.exp(proposed.told_log_probs[node]), is_hit)
             prob = math.exp(tree.log_probs[node])
-            bins.add(bisect(_EDGES, prob), prob, is_hit=is_hit)
+            corrected[depth].add(bisect(_EDGES, prob), prob, is_hit)
 
     def errors(self, ssm: str) -> list[float]:
         """The calibration error of each depth from 1 on, up to the first of which too little is known."""
         found = []
-        for depth in range(1, MAX_DEPTH + 1):
-            bins = self._corrected.get((ssm, depth))
-            error = None if bins is None else bins.error()
+        for bins in self._corrected.get(ssm, ())[1:]:
+            error = bins.error()
             if error is None:
                 break
             found.append(error)
@@ -196,8 +196,11 @@ class Calibration:
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""
-        ssms = {ssm for ssm, _ in list(self._corrected)}
         yield Reading(
             CALIBRATION_ERROR,
-            {(ssm, str(depth)): error for ssm in sorted(ssms) for depth, error in enumerate(self.errors(ssm), start=1)},
+            {
+                (ssm, str(depth)): error
+                for ssm in sorted(self._corrected)
+                for depth, error in enumerate(self.errors(ssm), start=1)
+            },
         )

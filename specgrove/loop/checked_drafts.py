@@ -31,11 +31,10 @@ NO_DRAFT = CheckedDraft()
 def checked_tree(drafted: DraftedTree, max_depth: int, vocab_size: int) -> CheckedTree:
     """The tree less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded. Raises ``ValueError``."""
     whole = drafted.tree.validated(vocab_size=NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
-    depth = max(whole.depths())
-    if depth > max_depth:
+    if max(whole.depths()) > max_depth:
         raise ValueError(f"it is deeper than the {max_depth} levels asked for")
-
-    def is_known(token_id: int) -> bool:
-        return token_id < vocab_size and token_id not in drafted.foreign_ids
-
-    return CheckedTree(drafted.ssm, whole.of_tokens(is_known))
+    token_ids, foreign_ids = whole.token_ids[1:], drafted.foreign_ids
+    if max(token_ids, default=0) < vocab_size and foreign_ids.isdisjoint(token_ids):  # as nearly always
+        return CheckedTree(drafted.ssm, whole)
+    known = whole.of_tokens(lambda token_id: token_id < vocab_size and token_id not in foreign_ids)
+    return CheckedTree(drafted.ssm, known)

@@ -39,16 +39,16 @@ class TokenTree:
 
     def depths(self) -> list[int]:
         """Depth of every node; the root has 0."""
-        depths = [0] * self.num_nodes
-        for node in range(1, self.num_nodes):
-            depths[node] = depths[self.parents[node]] + 1
+        depths = [0]
+        for parent in self.parents[1:]:
+            depths.append(depths[parent] + 1)
         return depths
 
     def path_log_probs(self) -> list[float]:
         """Of every node, the logarithm of the probability that it is accepted: its own one and those of its ancestors, summed."""
-        sums = [0.0] * self.num_nodes
-        for node in range(1, self.num_nodes):
-            sums[node] = sums[self.parents[node]] + self.log_probs[node]
+        sums = [0.0]
+        for parent, log_prob in zip(self.parents[1:], self.log_probs[1:], strict=True):
+            sums.append(sums[parent] + log_prob)
         return sums
 
     def validated(self, *, vocab_size: int, max_num_nodes: int) -> TokenTree:
@@ -59,20 +59,18 @@ class TokenTree:
                 f"a token tree's arrays must have one length, got {self.num_nodes} token ids, {len(self.parents)} parents, "
                 f"{len(self.log_probs)} log_probs, {len(self.sources)} sources"
             )
-        if any(not log_prob <= 1e-6 for log_prob in self.log_probs):
+        if max(self.log_probs, default=0.0) > 1e-6 or math.isnan(sum(self.log_probs)):
             raise ValueError("a token tree's log_probs must be <= 0 and not NaN")
         validate_tree(self.token_ids, self.parents, vocab_size, max_num_nodes)
         return self
 
     def of_tokens(self, is_known: Callable[[int], bool]) -> TokenTree:
         """The tree without the nodes whose token is not known, and without what hangs below those. The root stays."""
-        if all(is_known(token_id) for token_id in self.token_ids[1:]):
-            return self
         known = {0}
         for node in range(1, self.num_nodes):
             if self.parents[node] in known and is_known(self.token_ids[node]):
                 known.add(node)
-        return self.of_nodes(sorted(known))
+        return self if len(known) == self.num_nodes else self.of_nodes(sorted(known))
 
     def of_nodes(self, nodes: Sequence[int]) -> TokenTree:
         """The tree of some nodes, rising: the root is one of them, and so is the parent of each other one."""

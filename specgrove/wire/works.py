@@ -54,10 +54,9 @@ def tree_to_proto(tree: TokenTree) -> token_tree_pb2.TokenTree:
 
 def tree_from_proto(proto: token_tree_pb2.TokenTree) -> TokenTree:
     """Not validated: call ``validated`` where the vocabulary's size is known."""
-    num_nodes = len(proto.token_ids)
-    return TokenTree(
-        tuple(proto.token_ids), tuple(proto.parents), tuple(proto.log_probs), tuple(proto.sources) or (0,) * num_nodes
-    )
+    token_ids = tuple(proto.token_ids[:])  # a slice is copied at once, and not number by number
+    sources = tuple(proto.sources[:]) or (0,) * len(token_ids)
+    return TokenTree(token_ids, tuple(proto.parents[:]), tuple(proto.log_probs[:]), sources)
 
 
 def sampling_to_proto(params: SamplingParams) -> token_tree_pb2.SamplingParams:
