@@ -22,6 +22,7 @@ from specgrove.serving.field_counts import check_num_fields
 from specgrove.serving.loop_turns import LoopTurns
 from specgrove.serving.status import abort, status_of
 from specgrove.serving.undecodable import invalid_text_field
+from specgrove.serving.write_limit import WriteLimit
 from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 logger = logging.getLogger(__name__)
@@ -128,16 +129,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 self._check(request)
                 # Not a generator itself: grpc does not close generators of cancelled calls, this block does.
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        await self._write(context, response)
+                    with WriteLimit(self._write_timeout_s) as limit:
+                        async for response in responses:
+                            await self._write(context, response, limit)
 
         return call
 
-    async def _write(self, context: Context, response: Any) -> None:
-        # HTTP/2 lets a server send as much as its client makes room for by reading; then writing waits.
+    async def _write(self, context: Context, response: Any, limit: WriteLimit) -> None:
         try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await context.write(response)
+            await limit.bound(context.write(response))
         except TimeoutError:
             seconds = f"{self._write_timeout_s:g} s"
             raise DeadlineExceededError(f"the client has read nothing for {seconds}; its request was ended") from None

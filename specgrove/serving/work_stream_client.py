@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -43,26 +44,29 @@ class SentItem(Generic[ResultT]):
     def __init__(self, item_id: int, client: WorkStreamClient[Any, ResultT]) -> None:
         self._item_id = item_id
         self._client = client
-        self._mailbox: asyncio.Queue[ResultT | UnavailableError] = asyncio.Queue()
+        self._mailbox: deque[ResultT | UnavailableError] = deque()
+        self._waiting: asyncio.Future[None] | None = None  # who waits for the next one
 
     def put(self, result: ResultT | UnavailableError) -> None:
         """By the stream."""
-        self._mailbox.put_nowait(result)
+        self._mailbox.append(result)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def take(self) -> ResultT:
-        """The next result. Raises ``UnavailableError`` where the stream was lost, or closed."""
-        result = await self._mailbox.get()
+        """The next result. Raises ``UnavailableError`` where the stream was lost, or closed. One task at a time may wait."""
+        while not self._mailbox:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        result = self._mailbox.popleft()
         if isinstance(result, UnavailableError):
             raise result
         return result
 
     def taken(self) -> list[ResultT]:
         """The results that have come by now, without waiting. A loss of the stream is told by ``take`` alone."""
-        found = []
-        while not self._mailbox.empty():
-            result = self._mailbox.get_nowait()
-            if not isinstance(result, UnavailableError):
-                found.append(result)
+        found = [result for result in self._mailbox if not isinstance(result, UnavailableError)]
+        self._mailbox.clear()
         return found
 
     def finish_early(self) -> None:
