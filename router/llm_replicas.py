@@ -119,10 +119,13 @@ class LlmPool:
 
         Of the router's ``num_requests`` those that are nowhere yet (they come in bursts) will be everywhere alike.
         """
+        replica = self.replica_of(session_id)
+        num_coming = num_requests - sum([replica.num_sessions for replica in self.replicas])
+        if replica is not None and num_coming <= 0:  # as at every step but the first ones
+            return ReplicaLoad(replica.row_times, replica.num_sessions)
         usable = [replica for replica in self.replicas if replica.takes_sessions] or list(self.replicas)
-        replica = self.replica_of(session_id) or self._least_busy(usable)
-        num_coming = max(num_requests - sum(replica.num_sessions for replica in self.replicas), 0)
-        num_sessions = replica.num_sessions + -(-num_coming // len(usable))
+        replica = replica or self._least_busy(usable)
+        num_sessions = replica.num_sessions + -(-max(num_coming, 0) // len(usable))
         return ReplicaLoad(replica.row_times, max(num_sessions, 1))
 
     async def wait_usable(self, timeout_s: float) -> None:
@@ -166,7 +169,10 @@ class LlmPool:
 
     def replica_of(self, session_id: str) -> LlmReplica | None:
         """Where the session is."""
-        return next((replica for replica in self.replicas if session_id in replica.session_lens), None)
+        for replica in self.replicas:
+            if session_id in replica.session_lens:
+                return replica
+        return None
 
     def forget(self, session_id: str) -> list[LlmReplica]:
         """The session is no longer anywhere; returns where it was."""

@@ -59,7 +59,10 @@ class Planning:
         if shape.max_num_nodes > 0:
             if not self._drafting.is_behind(committed):
                 # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
-                return replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
+                is_fitting = shape.max_depth < num_left and shape.num_steps == 1
+                return (
+                    shape if is_fitting else replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
+                )
             shape = self._while_behind(committed)
         return replace(shape, num_steps=max(min(shape.num_steps, num_left), 1))
 

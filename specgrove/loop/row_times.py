@@ -103,6 +103,8 @@ class RowTimes:
 
     def ms(self, num_rows: int, optimism: float = 0.0) -> float:
         """The time expected; with ``optimism``, so many standard deviations below it, but not below that of fewer rows."""
+        if not optimism:
+            return math.exp(self._log_ms(num_rows) + self._load)
         return next(self.times([num_rows], optimism))
 
     def times(self, nums_rows: Sequence[int], optimism: float = 0.0) -> Iterator[float]:

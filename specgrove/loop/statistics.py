@@ -33,11 +33,10 @@ class GenerationStatistics:
         self.draft_ms += step.draft_ms
         self.verify_ms += step.verify_ms
         self.num_cached_tokens += num_cached_tokens
-        _count(self.acceptance_histogram, step.accepted_depth, step.num_steps)
-        for depth in range(step.drafted_depth):
-            _count(self.drafted_by_depth, depth)
-        for depth in range(step.accepted_depth):
-            _count(self.accepted_by_depth, depth)
+        _make_room(self.acceptance_histogram, step.accepted_depth + 1)
+        self.acceptance_histogram[step.accepted_depth] += step.num_steps
+        _count_levels(self.drafted_by_depth, step.drafted_depth)
+        _count_levels(self.accepted_by_depth, step.accepted_depth)
 
     @property
     def mean_acceptance_len(self) -> float:
@@ -45,6 +44,11 @@ class GenerationStatistics:
         return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
 
 
-def _count(histogram: list[int], bucket: int, number: int = 1) -> None:
-    histogram.extend([0] * (bucket + 1 - len(histogram)))
-    histogram[bucket] += number
+def _count_levels(histogram: list[int], num_levels: int) -> None:
+    _make_room(histogram, num_levels)
+    for depth in range(num_levels):
+        histogram[depth] += 1
+
+
+def _make_room(histogram: list[int], num_buckets: int) -> None:
+    histogram.extend([0] * (num_buckets - len(histogram)))

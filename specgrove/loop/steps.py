@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from specgrove.loop.drafting import MergedTree
 from specgrove.loop.output import CommittedToken, FinishReason, Probe, Reading, Step, VerifiedTree
 from specgrove.loop.works import Verdict
@@ -86,9 +84,9 @@ def _tokens(verdict: Verdict, verified: VerifiedTree | None, num_tokens: int) ->
 def _num_nodes_by_ssm(verified: VerifiedTree | None) -> tuple[tuple[str, int], ...]:
     if verified is None:
         return ()
-    nums = [0] * len(verified.ssms)
-    for sources, num in Counter(verified.tree.sources[1:]).items():  # nodes share few sets of SSMs
-        for index in range(sources.bit_length()):
-            if sources >> index & 1:
-                nums[index] += num
+    nums, sources = [0] * len(verified.ssms), verified.tree.sources[1:]
+    for ssms in set(sources):  # nodes share few sets of SSMs
+        for index in range(ssms.bit_length()):
+            if ssms >> index & 1:
+                nums[index] += sources.count(ssms)
     return tuple((name, num) for name, num in zip(verified.ssms, nums, strict=True) if num)

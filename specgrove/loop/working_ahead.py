@@ -73,4 +73,4 @@ class WorkingAhead:
 
 def _expected_tokens(tree: TokenTree) -> float:
     """Of a step that verifies the tree: the verifier's own, and each node as often as its path is accepted."""
-    return 1.0 + sum(math.exp(score) for score in tree.path_log_probs()[1:])
+    return sum(map(math.exp, tree.path_log_probs()))  # the root's is 1
