@@ -51,21 +51,18 @@ class _Bins:
     hits: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
     probs: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
     nums_new: list[int] = field(default_factory=lambda: [0] * len(_CENTRES))
-    """Nodes since ``is_due`` was true."""
+    """Nodes since a bin was due."""
 
-    def is_due(self, index: int) -> bool:
-        """Whether enough has come to a bin since the last time."""
+    def add(self, index: int, prob: float, is_hit: bool) -> bool:
+        """A node of bin ``index``, which is due where enough has come to it since the last time that it was."""
+        self.nums[index] = num = self.nums[index] * _DECAY + 1
+        self.hits[index] = self.hits[index] * _DECAY + is_hit
+        self.probs[index] = self.probs[index] * _DECAY + prob
         self.nums_new[index] += 1
-        if self.nums_new[index] <= _NEW_SHARE * self.nums[index]:
+        if self.nums_new[index] <= _NEW_SHARE * num:
             return False
         self.nums_new[index] = 0
         return True
-
-    def add(self, index: int, prob: float, is_hit: bool) -> None:
-        """A node of bin ``index``."""
-        self.nums[index] = self.nums[index] * _DECAY + 1
-        self.hits[index] = self.hits[index] * _DECAY + is_hit
-        self.probs[index] = self.probs[index] * _DECAY + prob
 
     def log_factor(self, index: int, log_prior: float) -> float:
         """Logarithm of what probabilities in the bin's middle are to be multiplied by; ``log_prior`` where nothing is known."""
@@ -119,8 +116,7 @@ class _Curves:
         if of_depth is of_all:
             of_depth = self.by_depth[depth] = _Curve(of_all.log_factors)
         of_all.bins.add(index, told, is_hit)
-        of_depth.bins.add(index, told, is_hit)
-        if not of_depth.bins.is_due(index):
+        if not of_depth.bins.add(index, told, is_hit):
             return
         log_factor = of_all.bins.log_factor(index, 0.0)
         of_all.set_factor(index, log_factor)

@@ -41,13 +41,16 @@ class RemoteDrafterSession:
     def __init__(self, session_id: str, members: Callable[[], Sequence[SsmReplica]]) -> None:
         self._session_id = session_id
         self._members = members
-        self._replica: SsmReplica
+        self._replica: SsmReplica | None = None  # that was asked last
         self._sent: SentItem[ssm_pb2.DraftResult] | None = None
         self._sent_s = 0.0
         self._is_short = False
 
     def is_there(self, ssms: tuple[str, ...]) -> bool:
         """Whether a service is there that is asked for it now, or would be."""
+        here = self._here()
+        if here is not None and here.is_usable and here.has_any(ssms):
+            return True
         return any(
             replica.has_any(ssms)
             and (replica.is_usable if self._session_id in replica.session_ids else replica.takes_sessions)
@@ -57,13 +60,13 @@ class RemoteDrafterSession:
     def ask(self, work: DraftWork) -> bool:
         """Asks the session's service. Raises ``UnavailableError`` when none is there."""
         self._drop_sent()
-        self._replica = self._place()
+        replica = self._replica = self._place()
         self._is_short = work.base > 0 and len(work.new_token_ids) <= _MAX_NUM_NEW_TOKENS
         self._sent_s = time.monotonic()
         try:
-            self._sent, may_go_ahead = self._replica.send(work)
+            self._sent, may_go_ahead = replica.send(work)
         except UnavailableError as error:
-            raise self._moving(error) from error
+            raise self._moving(replica, error) from error
         return may_go_ahead
 
     async def answer(self) -> Draft:
@@ -72,7 +75,8 @@ class RemoteDrafterSession:
         After the loss of one that may have died of this work the next draft goes to another, not this one: see ``WorkLostError``.
         """
         replica, sent = self._replica, self._sent
-        assert sent is not None, "nothing was asked"
+        assert replica is not None, "nothing was asked"
+        assert sent is not None
         goes_on = False
         try:
             draft = replica.draft_in(await sent.take())
@@ -80,7 +84,7 @@ class RemoteDrafterSession:
         except WorkLostError:
             raise
         except UnavailableError as error:
-            raise self._moving(error) from error
+            raise self._moving(replica, error) from error
         finally:
             if not goes_on:
                 sent.drop()
@@ -97,7 +101,7 @@ class RemoteDrafterSession:
             if not names <= ssms:
                 newest.append(result)
                 ssms |= names
-        return [self._replica.draft_in(result) for result in reversed(newest)]
+        return [] if self._replica is None else [self._replica.draft_in(result) for result in reversed(newest)]
 
     def _drop_sent(self) -> None:
         """Nobody waits for more of what was asked last."""
@@ -113,7 +117,7 @@ class RemoteDrafterSession:
 
     def _place(self) -> SsmReplica:
         """Another one than before will say that it lacks tokens."""
-        here = next((replica for replica in self._members() if self._session_id in replica.session_ids), None)
+        here = self._here()
         if here is not None and here.is_usable:
             return here
         chosen = self._least_busy()
@@ -122,9 +126,16 @@ class RemoteDrafterSession:
         chosen.session_ids.add(self._session_id)
         return chosen
 
-    def _moving(self, error: UnavailableError) -> SpecGroveError:
+    def _here(self) -> SsmReplica | None:
+        """The service that drafts for the session now. One that is lost has forgotten all its sessions."""
+        last = self._replica
+        if last is not None and self._session_id in last.session_ids:
+            return last
+        return next((replica for replica in self._members() if self._session_id in replica.session_ids), None)
+
+    def _moving(self, replica: SsmReplica, error: UnavailableError) -> SpecGroveError:
         """The session leaves the service that is away, or has none of its SSMs. Returns what the loop is to be told."""
-        self._replica.leave(self._session_id)
+        replica.leave(self._session_id)
         return error if self._least_busy() is None else StaleBaseError(0, f"{error}; another one goes on")
 
     def _relieve(self, replica: SsmReplica) -> None:

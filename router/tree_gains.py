@@ -67,6 +67,7 @@ class TreeGains:
     def __init__(self, decay: float) -> None:
         """``decay``: what a tree counts after the next."""
         self._decay = decay
+        self._unfaded = 1.0  # by what all counts are still to be multiplied: most steps tell nothing of drafts
         # Of path probabilities; and in the last row, of trees that might have had so many nodes.
         self._counts = np.zeros((_MAX_DEPTH + 1, MAX_NUM_TREE_NODES))
         self._sums, self._nums = self._counts[:_MAX_DEPTH], self._counts[_MAX_DEPTH]
@@ -76,7 +77,9 @@ class TreeGains:
 
     def add(self, promises: TreePromises, asked_num_nodes: int, num_levels: int) -> None:
         """A tree, for which up to so many nodes were asked for, and so many levels were drafted."""
-        self._fade(self._decay, asked_num_nodes)
+        self._settle()
+        self._counts[:, :asked_num_nodes] *= self._decay
+        self._fade(self._decay)
         self._nums[:asked_num_nodes] += 1
         self._levels[:num_levels] = [num + 1 for num in self._levels[:num_levels]]
         self._sums[promises.places, promises.ranks] += promises.probs
@@ -91,10 +94,16 @@ class TreeGains:
 
     def fade(self, num_steps: int) -> None:
         """After steps that told nothing of drafts: text changes, so what was seen counts less."""
-        self._fade(self._decay**num_steps, MAX_NUM_TREE_NODES)
+        factor = self._decay**num_steps
+        self._unfaded *= factor
+        self._fade(factor)
 
-    def _fade(self, factor: float, num_ranks: int) -> None:
-        self._counts[:, :num_ranks] *= factor
+    def _settle(self) -> None:
+        if self._unfaded != 1.0:
+            self._counts *= self._unfaded
+            self._unfaded = 1.0
+
+    def _fade(self, factor: float) -> None:
         self._levels = [num * factor for num in self._levels]
         self._expanded_prob *= factor
         self._level_prob *= factor
@@ -124,6 +133,7 @@ class TreeGains:
         return found
 
     def _means(self, prior: Array, max_num_nodes: int, max_depth: int) -> Array:
+        self._settle()
         sums, nums = self._sums[:max_depth, :max_num_nodes], self._nums[:max_num_nodes]
         means: Array = (sums + _PRIOR_NUM_TREES * prior[:max_depth, :max_num_nodes]) / (nums + _PRIOR_NUM_TREES)
         return means

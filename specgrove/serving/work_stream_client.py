@@ -235,10 +235,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
-        while True:
-            response: Any = await call.read()
-            if response is grpc.aio.EOF:
-                return
+        response: Any
+        async for response in call:
             for result in response.results:
                 sent = self._under_way.get(result.item_id)
                 if sent is not None:

@@ -113,6 +113,8 @@ def row_top_k_to_proto(rows: Iterable[RowTopK]) -> list[token_tree_pb2.RowTopK]:
 
 def row_top_k_from_proto(protos: Sequence[token_tree_pb2.RowTopK]) -> tuple[RowTopK, ...]:
     """Raises ``InvalidRequestError`` for too many rows or tokens, and for lists of different lengths."""
+    if not protos:  # as in most messages
+        return ()
     if len(protos) > _MAX_NUM_ROWS:
         raise InvalidRequestError.of("row_top_k", f"has {len(protos)} elements; at most {_MAX_NUM_ROWS}")
     for proto in protos:

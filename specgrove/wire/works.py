@@ -228,7 +228,7 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         base=proto.base,
         token_ids=tuple(proto.token_ids),
         accepted_nodes=tuple(proto.accepted_nodes),
-        log_probs=tuple(log_probs_from_proto(log_probs) for log_probs in proto.log_probs),
+        log_probs=tuple([log_probs_from_proto(log_probs) for log_probs in proto.log_probs]),
         pass_ms=proto.pass_ms,
         pass_num_rows=proto.pass_num_rows,
         has_more=proto.has_more,

@@ -1,0 +1,63 @@
+"""How long a response may wait for its client: the same for each of a stream, with one timer for all."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from specgrove.serving.write_limit import WriteLimit
+from tests.waiting import LIMIT_S
+
+
+async def test_a_stream_sets_one_timer_for_all_its_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    set_timers: list[asyncio.TimerHandle] = []
+
+    def call_at(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        set_timers.append(asyncio.BaseEventLoop.call_at(loop, *arguments, **options))  # type: ignore[arg-type]
+        return set_timers[-1]
+
+    monkeypatch.setattr(loop, "call_at", call_at)
+    with WriteLimit(LIMIT_S) as limit:
+        for _ in range(10):
+            await limit.bound(asyncio.sleep(0))
+    assert [timer.cancelled() for timer in set_timers] == [True]
+
+
+async def test_a_response_that_nobody_reads_ends_the_stream() -> None:
+    with WriteLimit(0.01) as limit, pytest.raises(TimeoutError):
+        await limit.bound(asyncio.sleep(LIMIT_S))
+    await asyncio.sleep(0)  # nothing is left of it in the task
+
+
+async def test_a_later_response_has_the_whole_time_too() -> None:
+    loop, started_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+    with WriteLimit(0.05) as limit:
+        await limit.bound(asyncio.sleep(0))
+        await asyncio.sleep(0.03)
+        second_s = loop.time()
+        with pytest.raises(TimeoutError):
+            await limit.bound(asyncio.sleep(LIMIT_S))
+    assert loop.time() - second_s >= 0.05
+    assert second_s - started_s < LIMIT_S
+
+
+async def test_between_responses_nothing_ends() -> None:
+    with WriteLimit(0.01) as limit:
+        await limit.bound(asyncio.sleep(0))
+        await asyncio.sleep(0.03)  # the caller makes the next one
+        await limit.bound(asyncio.sleep(0))
+
+
+async def test_whoever_else_cancels_the_task_is_heard() -> None:
+    async def write() -> None:
+        with WriteLimit(LIMIT_S) as limit:
+            await limit.bound(asyncio.sleep(LIMIT_S))
+
+    writing = asyncio.create_task(write())
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
