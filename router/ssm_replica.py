@@ -106,9 +106,6 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
         if not wanted:
             raise UnavailableError("none of its SSMs can be used")
         named = () if wanted == self.ssms and not self._has_others else wanted
-        ahead_ms = work.ahead_ms if self.drafts_ahead else 0
-        if (named, ahead_ms) != (work.ssms, work.ahead_ms):
-            work = replace(work, ssms=named, ahead_ms=ahead_ms)
         if work.hidden_states is not None or work.row_top_k:
             wishes = self.wishes_of(wanted)
             work = replace(
@@ -116,7 +113,12 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
                 hidden_states=_cut(work.hidden_states, wishes.hidden_layers),
                 row_top_k=work.row_top_k if wishes.num_row_top_k else (),
             )
-        return self.client.send(draft_work_to_proto(work, 0)), ahead_ms > 0
+        item = draft_work_to_proto(work, 0)
+        if named != work.ssms:
+            item.ssms[:] = named
+        if not self.drafts_ahead:
+            item.ahead_ms = 0
+        return self.client.send(item), item.ahead_ms > 0
 
     @property
     def drafts_ahead(self) -> bool:

@@ -112,6 +112,8 @@ class DrafterSide:
         self._asked_len = 0
         self._drafted: _Drafted | None = None  # for the last step, where the drafter goes on with it
         self._goes_ahead = False
+        self.may_go_ahead = False
+        """Whether the drafter may go ahead with what it was asked last."""
         self.under_way: asyncio.Task[CheckedDraft] | None = None
         """The last work sent; it may have ended."""
         self.is_late = False
@@ -210,7 +212,7 @@ class DrafterSide:
         hidden_states = self._told.hidden_states(self._cursor.hidden_end, num_committed - 1)
         hidden_end = self._cursor.hidden_end if hidden_states is None else hidden_states.end_position
         self._sent = _Cursor(hidden_end, self._told.num_rows)
-        may_go_ahead = self._session.ask(
+        self.may_go_ahead = self._session.ask(
             DraftWork(
                 session_id=self._request.session_id,
                 base=self._held_len,
@@ -228,7 +230,7 @@ class DrafterSide:
             )
         )
         # A work that it must not go ahead with is to be answered before the next one comes.
-        self._goes_ahead = self._goes_ahead and may_go_ahead
+        self._goes_ahead = self._goes_ahead and self.may_go_ahead
 
     async def _draft(self, committed: list[int], asked: _Asked, failure: Exception | None) -> CheckedDraft:
         """What comes of what was sent, or was not for ``failure``: sent once more when the drafter holds less than thought."""

@@ -184,7 +184,7 @@ class Drafts:
         trees = [tree for draft in drafts for tree in draft.trees]
         times = waited_for([draft.times for draft in drafts])
         merged = self._merge(trees, False if self._goes_ahead else None, times)
-        if self._ahead is not None:
+        if self._ahead is not None and any(side.may_go_ahead for side, _ in self._answers):
             self._ahead.note_waited(merged.draft_ms, merged.tree)
         return merged
 

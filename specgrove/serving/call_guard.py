@@ -143,8 +143,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise DeadlineExceededError(f"the client has read nothing for {seconds}; its request was ended") from None
         except grpc.aio.InternalError as error:  # how grpc says that the client is gone, before it cancels the call
             if (num_bytes := response.ByteSize()) > MAX_MESSAGE_BYTES:  # and how it says this
-                limit = f"a message may have {MAX_MESSAGE_BYTES}"
-                raise InternalError(f"a response of {num_bytes} bytes can't be sent: {limit}") from error
+                most = f"a message may have {MAX_MESSAGE_BYTES}"
+                raise InternalError(f"a response of {num_bytes} bytes can't be sent: {most}") from error
             raise _ClientGoneError from error
 
     def _check(self, request: object) -> None:
