@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "cpu/draft_levels.h"
 #include "cpu/program.h"
 #include "cpu/sampling.h"
 #include "named_fields.h"
@@ -35,6 +36,54 @@ std::vector<AskedRow> asked_rows(const std::vector<Choice>& choices, float* logi
   return asked;
 }
 
+// Parent, token id and log-probability of a node, and what it proposes.
+using FoundTuple = std::tuple<int64_t, int64_t, double, Proposals>;
+using LevelTuple = std::tuple<int64_t, int64_t, CandidateRow>;
+
+void bind_draft_levels(py::class_<Program>& program_class) {
+  program_class.def(
+      "draft_levels",
+      [](Program& program, Address context_slots, int64_t context_len, int64_t first_position, Address root_state,
+         int64_t state_size, Proposals root_proposals, const std::vector<LevelTuple>& levels, int64_t max_num_nodes,
+         double min_level_prob, int64_t num_kept, float noise_weight, std::vector<int32_t> slots,
+         int64_t num_candidates, Address token_ids, int64_t vocab_size, const KvCaches& caches, Address states) {
+        LevelDraft draft{};
+        draft.context_slots = at<int32_t>(context_slots);
+        draft.context_len = context_len;
+        draft.first_position = first_position;
+        draft.root_state = at<float>(root_state);
+        draft.state_size = state_size;
+        draft.root_proposals = std::move(root_proposals);
+        for (const auto& [num_children, num_expanded, choice] : levels) {
+          draft.levels.push_back({num_children, num_expanded, choice});
+        }
+        draft.max_num_nodes = max_num_nodes;
+        draft.min_level_prob = min_level_prob;
+        draft.num_kept = num_kept;
+        draft.noise_weight = noise_weight;
+        draft.slots = std::move(slots);
+        draft.num_candidates = num_candidates;
+        draft.token_ids = at<int64_t>(token_ids);
+        draft.vocab_size = vocab_size;
+        draft.caches = &caches;
+        draft.states = at<float>(states);
+        std::vector<FoundNode> found;
+        {
+          const py::gil_scoped_release no_gil;
+          found = draft_levels(program, draft);
+        }
+        std::vector<FoundTuple> nodes;
+        for (FoundNode& node : found) {
+          nodes.emplace_back(node.parent, node.token_id, node.log_prob, std::move(node.proposals));
+        }
+        return nodes;
+      },
+      py::kw_only(), arg("context_slots"), arg("context_len"), arg("first_position"), arg("root_state"),
+      arg("state_size"), arg("root_proposals"), arg("levels"), arg("max_num_nodes"), arg("min_level_prob"),
+      arg("num_kept"), arg("noise_weight"), arg("slots"), arg("num_candidates"), arg("token_ids"), arg("vocab_size"),
+      arg("caches"), arg("states"));
+}
+
 }  // namespace
 
 void bind_program(py::module_& module) {
@@ -44,7 +93,8 @@ void bind_program(py::module_& module) {
            }),
            py::kw_only(), arg("keys"), arg("values"), arg("dtype"), arg("num_slots"));
   py::class_<Buffer>(module, "Buffer").def(py::init([](int64_t place, int64_t width) { return Buffer{place, width}; }));
-  py::class_<Program>(module, "Program")
+  py::class_<Program> program_class(module, "Program");
+  program_class
       .def(py::init([](std::vector<int64_t> widths, std::optional<int64_t> vocab_size,
                        std::optional<int64_t> num_positions, bool has_caches) {
              return std::make_unique<Program>(std::move(widths), PassLimits{vocab_size, num_positions, has_caches});
@@ -75,6 +125,7 @@ void bind_program(py::module_& module) {
           },
           arg("place"), arg("width"))
       .def_property_readonly("num_rows", &Program::num_rows);
+  bind_draft_levels(program_class);
 }
 
 }  // namespace specgrove

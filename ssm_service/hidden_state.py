@@ -28,6 +28,7 @@ from ssm_service.drafts import Draft, DraftRows, EndedDraft
 from ssm_service.first_choices import NUM_OF_SESSION, FirstChoices
 from ssm_service.growth import GrownRows
 from ssm_service.nodes import Nodes, Proposals
+from ssm_service.one_call import compute_levels
 from ssm_service.pair_cache import PairCache, one_after_another, rows_of
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
 from ssm_service.proposing import NUM_AHEAD, best_proposals, row_of
@@ -260,7 +261,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
             draft, cache = part.draft, self._caches[part.session_id]
             if cache.end_of_pairs < len(draft.token_ids) - 1:
                 continue
-            cache.last = _of_row(found, part.rows.start)
+            cache.last = found, part.rows.start
             if part.num_children:
                 read.append(part)
             else:
@@ -271,13 +272,14 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         if cache.last is None or not draft.tree.num_children():
             draft.is_complete = True
             return
-        self._grow_rows([DraftRows(session_id, draft, range(1), draft.tree.num_children())], cache.last)
+        found, row = cache.last
+        self._grow_rows([DraftRows(session_id, draft, range(row, row + 1), draft.tree.num_children())], found)
 
     def _grow_rows(self, parts: list[DraftRows], found: HiddenStatePass) -> None:
         """Children of the parts' rows, and what will be fed to them."""
         if not parts:
             return
-        rows = [CandidateRow(0)] * len(found.states)  # what comes of a row of no draft is of no use
+        rows = [CandidateRow(0)] * found.states.shape[0]  # what comes of a row of no draft is of no use
         for part in parts:
             draft, cache = part.draft, self._caches[part.session_id]
             row = row_of(len(draft.token_ids), draft.tree.depth, draft.sampling, self.spec.calibration)
@@ -288,7 +290,15 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         for part in parts:
             if part.draft.tree.depth == 0 and (best := proposals[part.rows.start]) is not None:
                 self._caches[part.session_id].first_choice = (len(part.draft.token_ids), best[0][0])
+                if self.runner.drafts_levels and len(self._drafts) == 1:
+                    self._draft_levels(part, best)
         self._grow(parts, proposals)
+
+    def _draft_levels(self, part: DraftRows, proposals: Proposals) -> None:
+        draft, cache = part.draft, self._caches[part.session_id]
+        num_kept = self._num_kept([part])
+        self.num_rows += compute_levels(self.runner, draft, cache, proposals, self.slots, self.spec, num_kept)
+        self.num_inner_passes += max(cache.nodes.depths, default=0)
 
     def _proposals(self, rows: list[CandidateRow], found: HiddenStatePass, k: int) -> list[Proposals | None]:
         """Of each asked row, the most probable choices of the verifier."""
@@ -301,16 +311,3 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         """Ids that the LLM's embedding doesn't have, as id 0."""
         vocab_size = self.spec.vocab_size
         return [token_id if token_id < vocab_size else 0 for token_id in token_ids]
-
-
-def _of_row(found: HiddenStatePass, row: int) -> HiddenStatePass:
-    candidates, rows = found.candidates, slice(row, row + 1)
-    return HiddenStatePass(
-        found.states[rows],
-        replace(
-            candidates,
-            token_ids=candidates.token_ids[rows],
-            logits=candidates.logits[rows],
-            log_sum_exp=candidates.log_sum_exp[rows],
-        ),
-    )

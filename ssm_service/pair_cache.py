@@ -39,7 +39,7 @@ class PairCache(Cache):
 
     first_position: int = 0
     unread: torch.Tensor | None = None  # float32 [num_rows, L * target_hidden_size]: hidden states behind those pairs'
-    last: HiddenStatePass | None = None  # of the last pair, which is one asked row
+    last: tuple[HiddenStatePass, int] | None = None  # what the last pair's pass gave, and its row there
     state_of: dict[int, StateRow] = field(default_factory=dict)  # by place in nodes, or ROOT
     first_choice: tuple[int, int] | None = None  # of the last draft: its token's position, and its id
     num_tested: int = 0  # first choices that were counted
@@ -57,7 +57,7 @@ class PairCache(Cache):
     @property
     def end_position(self) -> int:
         """That of the first row whose hidden states aren't known."""
-        return self.end_of_pairs + (0 if self.unread is None else len(self.unread))
+        return self.end_of_pairs + (0 if self.unread is None else self.unread.shape[0])
 
     def take(self, states: HiddenStates, layers: tuple[int, ...], window: int) -> list[int]:
         """Rows that are new; behind a gap they are a new beginning. Returns slots that are free now."""
@@ -69,7 +69,7 @@ class PairCache(Cache):
             self.first_position, self.unread, self.last = states.first_position, None, None
         rows = tensor_of(states.of_layers(layers).from_position(self.end_position))
         self.unread = rows if self.unread is None else torch.cat([self.unread, rows])
-        num_unread = len(self.unread)
+        num_unread = self.unread.shape[0]
         freed += self._drop_pairs(min(len(self.slots) + num_unread - window, len(self.slots)))
         if num_unread > window:
             self.first_position += num_unread - window
@@ -79,9 +79,11 @@ class PairCache(Cache):
     def read(self, num_rows: int) -> torch.Tensor:
         """The next rows; their pairs are held from now on."""
         assert self.unread is not None
-        rows = self.unread[:num_rows]
-        self.unread = self.unread[num_rows:] if num_rows < len(self.unread) else None
-        return rows
+        unread, self.unread = self.unread, None
+        if num_rows == unread.shape[0]:
+            return unread
+        self.unread = unread[num_rows:]
+        return unread[:num_rows]
 
     def _drop_pairs(self, num_pairs: int) -> list[int]:
         """The oldest."""

@@ -65,6 +65,8 @@ class PassDrafter(ABC, Generic[C]):
         self._has_prefix_cache = has_prefix_cache
         self.slots = self._all_slots()
         self.num_rows = 0
+        self.num_inner_passes = 0
+        """Those that were run within another pass's beginning or end."""
         self._max_num_chunk_tokens = max_num_chunk_tokens
         self._caches: dict[str, C] = {}
         self._drafts: dict[str, Draft] = {}

@@ -186,16 +186,19 @@ class DrafterPool:
     def _run_passes(self, working: Sequence[PassDrafter[Any]]) -> None:
         begun = []
         for ssm in working:
-            num_rows, started_s = ssm.num_rows, time.perf_counter()
+            num_rows, num_inner, started_s = ssm.num_rows, ssm.num_inner_passes, time.perf_counter()
             ssm.start_pass()
-            begun.append((ssm.num_rows - num_rows, time.perf_counter() - started_s))
-        for ssm, (num_rows, beginning_s) in zip(working, begun, strict=True):
+            begun.append((ssm.num_rows - num_rows, num_inner, time.perf_counter() - started_s))
+        for ssm, (num_rows, num_inner, beginning_s) in zip(working, begun, strict=True):
             started_s = time.perf_counter()
             drafted = ssm.finish_pass()
-            pass_s = beginning_s + time.perf_counter() - started_s
-            self.counts.pass_s[ssm.name].observe(pass_s)
-            ssm.row_times.observe(num_rows, pass_s * 1e3)
-            self._spend(ssm.name, pass_s)
+            spent_s = beginning_s + time.perf_counter() - started_s
+            num_passes = 1 + ssm.num_inner_passes - num_inner
+            for _ in range(num_passes):
+                self.counts.pass_s[ssm.name].observe(spent_s / num_passes)
+            if num_passes == 1:
+                ssm.row_times.observe(num_rows, spent_s * 1e3)
+            self._spend(ssm.name, spent_s)
             for ended in drafted:
                 self._take(ssm.name, self._sessions[ended.session_id], ended)
 

@@ -34,6 +34,7 @@ class Program {
   void begin(PassRows rows);
   // The ops from first on, before end. Where no rows are left, because nobody asks anything of any, none run.
   void run(size_t first, size_t end);
+  void run_all() { run(0, ops_.size()); }
   // For each asked row a token id, or a constant of row_choices.h, once Choose has run.
   std::vector<int64_t> choices() const;
 

@@ -92,6 +92,27 @@ class Program:
         logits_width: int,
     ) -> None: ...
     def run(self, first: int, end: int) -> None: ...
+    def draft_levels(
+        self,
+        *,
+        context_slots: int,
+        context_len: int,
+        first_position: int,
+        root_state: int,
+        state_size: int,
+        root_proposals: Sequence[tuple[int, float]],
+        levels: Sequence[tuple[int, int, CandidateRow]],
+        max_num_nodes: int,
+        min_level_prob: float,
+        num_kept: int,
+        noise_weight: float,
+        slots: Sequence[int],
+        num_candidates: int,
+        token_ids: int,
+        vocab_size: int,
+        caches: KvCaches,
+        states: int,
+    ) -> list[tuple[int, int, float, list[tuple[int, float]]]]: ...
     def choices(self) -> list[int]: ...
     def buffer(self, place: int, width: int) -> memoryview: ...
     @property

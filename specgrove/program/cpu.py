@@ -18,6 +18,7 @@ from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import Candidates, KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
+from specgrove.program.level_draft import DraftedLevels, LevelDraft
 from specgrove.program.op import Buffer
 from specgrove.program.ops import LoadUnit, SumRanks
 from specgrove.program.output_ops import Choose
@@ -101,6 +102,39 @@ class CpuProgram:
         op = self._shortlist
         candidates = None if op is None else Candidates.at(op, *shortlisted)
         return PassOutput(choices, logits, tuple(kept), candidates=candidates)
+
+    def draft_levels(self, draft: LevelDraft, caches: KvCaches) -> DraftedLevels:
+        """A draft's levels, pass after pass. For a program of one segment that takes states of the width that it hands out, and has a
+        shortlist.
+        """
+        (kept,), shortlist = self._kept, self._shortlist
+        assert shortlist is not None, "it chooses among them"
+        assert len(self._steps) == 1, "native code runs it as a whole"
+        check(draft.states, "states", torch.float32, None, kept.width)
+        if not 0 <= draft.row < len(draft.states):
+            raise ValueError(f"there is no row {draft.row} of {len(draft.states)} states")
+        states = torch.empty((len(draft.slots), kept.width))
+        with self._lock:
+            nodes = self._native.draft_levels(
+                context_slots=_address(draft.context_slots),
+                context_len=len(draft.context_slots),
+                first_position=draft.first_position,
+                root_state=draft.states.data_ptr() + draft.row * kept.width * draft.states.element_size(),
+                state_size=kept.width,
+                root_proposals=draft.proposals,
+                levels=[(level.num_children, level.num_expanded, level.choice.native) for level in draft.levels],
+                max_num_nodes=draft.max_num_nodes,
+                min_level_prob=draft.min_level_prob,
+                num_kept=draft.num_kept,
+                noise_weight=draft.noise_weight,
+                slots=draft.slots,
+                num_candidates=shortlist.num_candidates,
+                token_ids=0 if shortlist.token_ids is None else shortlist.token_ids.data_ptr(),
+                vocab_size=draft.vocab_size,
+                caches=self._native_caches(caches),
+                states=states.data_ptr(),
+            )
+        return DraftedLevels(nodes, states)
 
     def _room_of_candidates(self, num_asked: int) -> tuple[torch.Tensor, ...]:
         """Places, logits and log-sum-exp of asked rows, as ``Candidates.at`` takes them; nothing where the program has none."""

@@ -17,6 +17,8 @@ from specgrove.models.decoder.hidden_state import FusedWeights, HiddenStateSpec,
 from specgrove.models.decoder.parameters import LayerWeights, LinearWeights, NormWeights
 from specgrove.models.decoder.rotary import cos_sin_table
 from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.cpu import CpuProgram
+from specgrove.program.level_draft import DraftedLevels, LevelDraft
 from specgrove.program.linears import Linear
 from specgrove.program.op import Op
 from specgrove.program.ops import (
@@ -81,6 +83,16 @@ class HiddenStateModel:
     def level(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor) -> PassOutput:
         """A pass over rows whose fed states are the model's own, of their parents."""
         return self._level.run(rows, caches, hidden)
+
+    @property
+    def drafts_levels(self) -> bool:
+        """Whether ``draft_levels`` is there: on the CPU alone."""
+        return isinstance(self._level, CpuProgram)
+
+    def draft_levels(self, draft: LevelDraft, caches: KvCaches) -> DraftedLevels:
+        """As many passes of ``level`` as a draft takes, in one call."""
+        assert isinstance(self._level, CpuProgram), "see drafts_levels"
+        return self._level.draft_levels(draft, caches)
 
 
 def build_hidden_state(

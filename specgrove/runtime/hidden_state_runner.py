@@ -10,6 +10,7 @@ import torch
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import Candidates, PassOutput
 from specgrove.program.hidden_state import HiddenStateModel
+from specgrove.program.level_draft import DraftedLevels, LevelDraft
 from specgrove.runtime.model_runner import kv_caches
 from specgrove.runtime.step_loop import FatalEngineError
 
@@ -43,6 +44,15 @@ class HiddenStateRunner:
     def start_level(self, rows: PassRows, hidden: torch.Tensor) -> None:
         """Begins a pass over drafted tokens. ``hidden`` is float32 ``[num_rows, hidden_size]``: the states of the rows' parents."""
         self._finished.append(self._run(rows, hidden, is_level=True))
+
+    @property
+    def drafts_levels(self) -> bool:
+        """Whether ``draft_levels`` is there: on the CPU alone."""
+        return self.model.drafts_levels
+
+    def draft_levels(self, draft: LevelDraft) -> DraftedLevels:
+        """All levels of one draft, in one call."""
+        return self.model.draft_levels(draft, self._caches)
 
     def finish(self) -> HiddenStatePass:
         """Waits for the pass."""
