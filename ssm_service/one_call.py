@@ -1,6 +1,6 @@
 """All levels of a draft in one call of its runner, instead of a pass a level: between passes Python and torch take as long as the passes.
 
-Used by ``HiddenStateSsm`` where a draft is alone; several share their passes. Invariant: ``DraftTree`` alone decides what is in a tree.
+Used by ``HiddenStateSsm`` where a draft is alone: several share their passes. Invariant: ``DraftTree`` alone decides what is in a tree.
 What is found here it finds known, as with a tree that has grown ahead; what is missed, passes compute.
 """
 
@@ -15,6 +15,10 @@ from ssm_service.drafts import Draft
 from ssm_service.nodes import Proposals
 from ssm_service.pair_cache import PairCache
 from ssm_service.proposing import row_of
+
+MAX_NUM_PARAMETERS = 32_000_000
+"""Of an SSM that drafts so. A larger one's passes take several milliseconds, beside which Python's time is small: a draft that comes
+should rather share the next pass than wait for all levels of another."""
 
 
 def compute_levels(

@@ -113,6 +113,8 @@ class CpuProgram:
         check(draft.states, "states", torch.float32, None, kept.width)
         if not 0 <= draft.row < len(draft.states):
             raise ValueError(f"there is no row {draft.row} of {len(draft.states)} states")
+        if draft.max_num_nodes < 1 or draft.num_kept < 1 or draft.context_slots.typecode != "i":
+            raise ValueError("a tree has a node at least, a node a proposal, and slots are int32")
         states = torch.empty((len(draft.slots), kept.width))
         with self._lock:
             nodes = self._native.draft_levels(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+from array import array
 from dataclasses import replace
 
 import pytest
 import torch
 
+from specgrove.kernels.candidates import CandidateRow
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import Draft, DraftWork, TreePrices, TreeShape
 from specgrove.models.hidden_state.program_weights import ModelEnds
+from specgrove.program.level_draft import DraftLevel, LevelDraft
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, Expansion
@@ -117,6 +120,34 @@ def test_drafts_at_once_share_their_passes(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(first, Draft)
     assert isinstance(second, Draft)
     assert first.trees == second.trees
+
+
+def test_large_ssms_share_passes_with_drafts_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HiddenStateRunner, "draft_levels", no_pass)
+    monkeypatch.setattr("ssm_service.hidden_state.MAX_NUM_PARAMETERS", 1)
+    draft = ask(DrafterPool([_ssm(Beam(3))], PoolConfig()), _work("s", 0, 12, TreeShape(40, 6), None))
+    assert draft.times[0].num_levels == 6
+
+
+def test_what_is_not_there_is_refused() -> None:
+    ssm = _ssm(Beam(3))
+    states = torch.zeros(2, 64)
+    draft = LevelDraft(
+        array("i", [0]), 1, states, 0, [(5, -0.1)], [DraftLevel(1, 1, CandidateRow(1))] * 3, [1, 2], 4, 0.0, 1, 1.0, 120
+    )
+    assert ssm.runner.draft_levels(draft).nodes[0][:3] == (-1, 5, pytest.approx(-0.1))
+    for wrong in (
+        replace(draft, row=2),
+        replace(draft, states=torch.zeros(2, 63)),
+        replace(draft, max_num_nodes=0),
+        replace(draft, num_kept=0),
+        replace(draft, slots=[1, 256]),
+        replace(draft, context_slots=array("i", [256])),
+        replace(draft, context_slots=array("q", [0])),
+        replace(draft, first_position=1 << 20),
+    ):
+        with pytest.raises(ValueError, match=r"row|shape|at least|slots|slot|positions"):
+            ssm.runner.draft_levels(wrong)
 
 
 def test_passes_within_a_call_are_counted() -> None:
