@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -57,6 +58,7 @@ def is_large(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
+@functools.cache
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,14 +21,14 @@ from safetensors.numpy import save
 
 from specgrove.models.folders import hub_weights
 from specgrove.models.folders.hub_weights import HubFile, _fetch, _sweep, fetch_weights
+from tests.models.folders.downloading import MIB, Download
 from tests.models.folders.hub_server import FakeHub, running
 from tests.waiting import LIMIT_S, wait_until
 
 MODEL = "owner/model"
 WEIGHTS = "model.safetensors"
-MIB = 1 << 20
-# Noise, so that no byte is like that at another place. The library writes blocks of 10 MiB.
-CONTENT = save({"a": np.random.default_rng(0).integers(0, 255, (48, MIB), np.uint8)})
+# Noise, so that no byte is like that at another place. It comes and is written by the MiB.
+CONTENT = save({"a": np.random.default_rng(0).integers(0, 255, (8, MIB), np.uint8)})
 CONFIG = json.dumps(
     {
         "model_type": "llama",
@@ -42,37 +40,18 @@ CONFIG = json.dumps(
     }
 ).encode()
 FILES = {"config.json": CONFIG, "tokenizer.json": b"{}", WEIGHTS: CONTENT}
-CUT_AT = 30 * MIB
-WRITTEN = 20 * MIB
-# The command; the library tries again at once, where it would wait for some seconds.
-PROGRAM = """
-import sys
-import time
-from types import SimpleNamespace
-from huggingface_hub import file_download
-from huggingface_hub.utils import _http
-from specgrove.cli import main
-
-_http.time = file_download.time = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
-sys.exit(main(sys.argv[1:]))
-"""
+CUT_AT = 5 * MIB
+WRITTEN = 3 * MIB
 
 
-def start(hub: FakeHub, home: Path, *, by_xet: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, "models", "download", MODEL, "--cache-dir", str(home / "cache")]
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": str(int(not by_xet)),
-    }
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(hub: FakeHub, home: Path, *, by_xet: bool = False) -> Download:
+    return Download(MODEL, hub.address, home, by_xet=by_xet)
 
 
 def fetched(hub: FakeHub, home: Path, *, by_xet: bool = False) -> bytes:
     """The weights, after a download that is not broken off."""
     hub.may_send = lambda *_: True
-    printed, errors = start(hub, home, by_xet=by_xet).communicate()
+    printed, errors = start(hub, home, by_xet=by_xet).result()
     assert printed, errors
     return (Path(printed.strip()) / WEIGHTS).read_bytes()
 
@@ -99,7 +78,7 @@ def kill_in_the_middle(hub: FakeHub, home: Path, *, by_xet: bool = False) -> Non
     hub.may_send = goes_on
     wait_until(lambda: any(size_of(path) >= WRITTEN for path in blobs(home)))
     downloading.kill()
-    downloading.communicate()
+    downloading.wait()
     hub.may_send = lambda *_: True
 
 
@@ -122,7 +101,7 @@ def test_what_arrived_damaged_is_fetched_anew(tmp_path: Path) -> None:
         with part.open("r+b") as content:
             content.seek(MIB)
             content.write(bytes(MIB))
-        printed, errors = start(hub, tmp_path).communicate()
+        printed, errors = start(hub, tmp_path).result()
         assert not printed
         assert "model.safetensors arrived damaged: run it again, and it is fetched anew" in errors
         assert fetched(hub, tmp_path) == CONTENT
@@ -240,8 +219,8 @@ def test_a_hub_that_breaks_off_again_and_again_is_told_in_a_line(tmp_path: Path)
         for by_xet in (False, True):
             hub.may_send = lambda _, position: position < CUT_AT
             done = start(hub, tmp_path, by_xet=by_xet)
-            errors = done.communicate()[1]
-            assert done.returncode == 1
+            errors = done.result()[1]
+            assert done.wait() == 1
             assert re.search(r"error: 'owner/model' could not be fetched from the hub: .+$", errors)
             assert "Traceback" not in errors
         assert fetched(hub, tmp_path) == CONTENT
@@ -260,7 +239,7 @@ def test_what_the_library_never_uses_again_does_not_fill_the_volume(tmp_path: Pa
 def test_what_cannot_be_served_is_told_before_its_weights_are_fetched(tmp_path: Path) -> None:
     """Some have a hundred gigabytes."""
     with running(FakeHub(MODEL, {**FILES, "config.json": b'{"architectures": ["MixtralForCausalLM"]}'})) as hub:
-        errors = start(hub, tmp_path).communicate()[1]
+        errors = start(hub, tmp_path).result()[1]
     assert "'owner/model' can't be served: " in errors
     assert "architecture MixtralForCausalLM is not supported, only" in errors
     assert hub.starts == []
@@ -272,7 +251,7 @@ def test_templates_for_tools_are_fetched_too(tmp_path: Path) -> None:
     small = save({"a": np.zeros((1,), np.float32)})
     others = {f"onnx/{WEIGHTS}": CONTENT, "onnx/config.json": b"{}", "original/tokenizer.model": b"0"}
     with running(FakeHub(MODEL, {**FILES, WEIGHTS: small, tools: b"{{ tools }}", **others})) as hub:
-        printed, errors = start(hub, tmp_path).communicate()
+        printed, errors = start(hub, tmp_path).result()
     assert printed, errors
     folder = Path(printed.strip())
     fetched_names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
