@@ -6,8 +6,10 @@ Kernels' tests take them instead of whole products, which show the same again an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import pytest
 
 
 def pairs(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -20,6 +22,14 @@ def pairs(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
         missing -= _pairs_of(best)
         found.append(tuple(axis[place] for axis, place in zip(axes, best, strict=True)))
     return found
+
+
+def pairs_and(rest: pytest.MarkDecorator, *axes: Iterable[Any]) -> list[Any]:
+    """All combinations, as parameters: first ``pairs``, then the others, with the mark ``rest``."""
+    values = [list(axis) for axis in axes]
+    first = pairs(*values)
+    others = [combination for combination in itertools.product(*values) if combination not in first]
+    return [*first, *(pytest.param(*combination, marks=rest) for combination in others)]
 
 
 def _pairs_of(combination: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:

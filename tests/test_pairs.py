@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from tests.pairs import pairs
+import pytest
+
+from tests.pairs import pairs, pairs_and
 
 
 def test_every_two_values_meet_in_far_fewer_combinations() -> None:
@@ -17,3 +19,13 @@ def test_every_two_values_meet_in_far_fewer_combinations() -> None:
 
 def test_of_two_axes_all_combinations_are_there() -> None:
     assert sorted(pairs([1, 2], [3, 4, 5])) == list(itertools.product([1, 2], [3, 4, 5]))
+
+
+def test_the_others_come_behind_with_a_mark() -> None:
+    axes = [range(2), "ab", [True, False]]
+    plain, marked = pairs(*axes), pairs_and(pytest.mark.slow, *axes)
+    assert marked[: len(plain)] == plain
+    others = marked[len(plain) :]
+    assert {*plain, *(other.values for other in others)} == set(itertools.product(*axes))
+    assert len(plain) + len(others) == 8
+    assert {mark.name for other in others for mark in other.marks} == {"slow"}

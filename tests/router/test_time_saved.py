@@ -10,6 +10,7 @@ from router.static_tree_policy import StaticTreePolicy
 from router.tree_policy import AdaptiveTreePolicy
 from specgrove.loop.output import Step
 from specgrove.loop.works import TreeShape
+from tests.pairs import pairs_and
 from tests.router.simulated_speed import BOUNDS, Suite, serve
 
 
@@ -46,9 +47,7 @@ def _told_and_true(suite: Suite, policies: list[Counting], counts: SpeculationCo
 STARTS = {"quiet": (1.0, 0.06), "busy": (1.5, 0.2)}
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("num_sessions", [1, 8])
-@pytest.mark.parametrize("hit_rate", [0.3, 0.8])
+@pytest.mark.parametrize(("num_sessions", "hit_rate", "start"), pairs_and(pytest.mark.slow, (1, 8), (0.3, 0.8), STARTS))
 def test_it_is_about_right(num_sessions: int, hit_rate: float, start: str) -> None:
     suite, counts = Suite(num_sessions=num_sessions, hit_rate=hit_rate, draft_ms=0.2), SpeculationCounts()
     factor, tolerance = STARTS[start]

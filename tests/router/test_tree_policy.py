@@ -19,6 +19,7 @@ from specgrove.loop.request import GenerationRequest, SpeculationOptions
 from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreeShape
+from tests.pairs import pairs_and
 from tests.router.simulated_speed import BOUNDS, Suite, best_static, serve
 
 PassMs = Callable[[int], float]
@@ -27,7 +28,7 @@ BFLOAT16: PassMs = lambda rows: 9.7 * (1 if rows <= 8 else 1 + (rows - 8) * 0.07
 INT4: PassMs = lambda rows: 3.3 + 0.6 * rows  # noqa: E731
 LARGE: PassMs = lambda rows: 100 + 8 * rows  # noqa: E731
 PAIR_ROWS = {1: 57.0, 8: 65.0, 16: 96.0, 32: 159.0, 64: 290.0, 1024: 4600.0}
-CURVES = pytest.mark.parametrize("true_ms", [BFLOAT16, INT4, LARGE], ids=["bfloat16", "int4", "large"])
+CURVES = {"bfloat16": BFLOAT16, "int4": INT4, "large": LARGE}
 MANY = pytest.mark.parametrize("num_sessions", [1, 8])
 
 
@@ -62,7 +63,6 @@ MEASURED: dict[str, Callable[[int], float] | None] = {
     "dear rows": lambda rows: 3.0 if rows > 1 else 1.0,
     "free rows": lambda rows: (1 + 1 / 20) / (1 + rows / 20),
 }
-WARM_UPS = pytest.mark.parametrize("warm_up", MEASURED)
 
 
 def after(suite: Suite, warm_up: str, num_requests: int) -> Suite:
@@ -74,20 +74,19 @@ def after(suite: Suite, warm_up: str, num_requests: int) -> Suite:
     return suite
 
 
-@CURVES
-@MANY
-@WARM_UPS
-def test_weak_drafters_cost_nothing(true_ms: PassMs, num_sessions: int, warm_up: str) -> None:
-    suite = after(suite_of(true_ms, num_sessions, hit_rate=0.03), warm_up, 8)
+# Of these grids `make test` has every pair of values.
+@pytest.mark.parametrize(("curve", "num_sessions", "warm_up"), pairs_and(pytest.mark.slow, CURVES, (1, 8), MEASURED))
+def test_weak_drafters_cost_nothing(curve: str, num_sessions: int, warm_up: str) -> None:
+    suite = after(suite_of(CURVES[curve], num_sessions, hit_rate=0.03), warm_up, 8)
     spent = serve(suite, num_requests=12)
     assert spent.ratio(suite) > 0.99
     assert spent.num_probes + spent.num_trees < 0.15 * spent.num_steps
 
 
-@CURVES
-@WARM_UPS
-def test_the_first_requests_cost_little_too(true_ms: PassMs, warm_up: str) -> None:
-    suite = suite_of(true_ms, hit_rate=0.03)
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("warm_up", MEASURED)
+def test_the_first_requests_cost_little_too(curve: str, warm_up: str) -> None:
+    suite = suite_of(CURVES[curve], hit_rate=0.03)
     assert serve(after(suite, warm_up, 0), num_requests=10).ratio(suite) > 0.94
 
 
@@ -101,10 +100,12 @@ def best_with_quick_drafter(true_ms: PassMs, hit_rate: float) -> float:
     return best_static(suite_with_quick_drafter(true_ms, hit_rate))
 
 
-@CURVES
-@pytest.mark.parametrize("hit_rate", [0.5, 0.85])
-@pytest.mark.parametrize("warm_up", ["nothing", "right", "busy", "free rows"])
-def test_good_drafters_gain_what_there_is_to_gain(true_ms: PassMs, hit_rate: float, warm_up: str) -> None:
+@pytest.mark.parametrize(
+    ("curve", "hit_rate", "warm_up"),
+    pairs_and(pytest.mark.slow, CURVES, (0.5, 0.85), ("nothing", "right", "busy", "free rows")),
+)
+def test_good_drafters_gain_what_there_is_to_gain(curve: str, hit_rate: float, warm_up: str) -> None:
+    true_ms = CURVES[curve]
     suite = after(suite_with_quick_drafter(true_ms, hit_rate), warm_up, 15)
     assert serve(suite, num_requests=20).ratio(suite) > 0.87 * best_with_quick_drafter(true_ms, hit_rate)
 
@@ -117,10 +118,10 @@ def test_good_drafts_that_are_seldom_found_cost_nothing(hit_rate: float) -> None
     assert serve(suite, num_requests=15).ratio(suite) > 0.985
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("level_ms", [15.0, 22.0])
-@pytest.mark.parametrize("first_draft_factor", [1.0, 4.0])
-@pytest.mark.parametrize("warm_up", ["nothing", "right", "busy"])
+@pytest.mark.parametrize(
+    ("warm_up", "first_draft_factor", "level_ms", "seed"),
+    pairs_and(pytest.mark.slow, ("nothing", "right", "busy"), (1.0, 4.0), (15.0, 22.0), range(3)),
+)
 def test_a_dear_drafter_that_pays_is_soon_used(
     warm_up: str, first_draft_factor: float, level_ms: float, seed: int
 ) -> None:

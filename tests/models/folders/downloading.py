@@ -62,5 +62,5 @@ def _run(words: list[str], environment: dict[str, str], printed: str, errors: st
     importlib.reload(constants)
     constants.DOWNLOAD_CHUNK_SIZE = MIB  # 10 MiB by itself: files would have to be larger
     # It tries again at once, where it would wait for some seconds.
-    _http.time = file_download.time = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # type: ignore[attr-defined]
+    _http.time = file_download.time = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
     sys.exit(main(words))
