@@ -32,5 +32,14 @@ def pairs_and(rest: pytest.MarkDecorator, *axes: Iterable[Any]) -> list[Any]:
     return [*first, *(pytest.param(*combination, marks=rest) for combination in others)]
 
 
+def in_turn(rest: pytest.MarkDecorator, values: Iterable[Any], ways: Sequence[Any]) -> list[Any]:
+    """Each of many values in one of a few ways, which take turns; the other combinations have the mark ``rest``."""
+    return [
+        pytest.param(value, way, marks=() if number == place % len(ways) else rest)
+        for place, value in enumerate(values)
+        for number, way in enumerate(ways)
+    ]
+
+
 def _pairs_of(combination: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
     return set(itertools.combinations(enumerate(combination), 2))

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.pairs import pairs, pairs_and
+from tests.pairs import in_turn, pairs, pairs_and
 
 
 def test_every_two_values_meet_in_far_fewer_combinations() -> None:
@@ -29,3 +29,9 @@ def test_the_others_come_behind_with_a_mark() -> None:
     assert {*plain, *(other.values for other in others)} == set(itertools.product(*axes))
     assert len(plain) + len(others) == 8
     assert {mark.name for other in others for mark in other.marks} == {"slow"}
+
+
+def test_each_value_has_one_of_the_ways_in_turn() -> None:
+    found = in_turn(pytest.mark.slow, "abcd", (1, 2))
+    assert [each.values for each in found if not each.marks] == [("a", 1), ("b", 2), ("c", 1), ("d", 2)]
+    assert [each.values for each in found] == list(itertools.product("abcd", (1, 2)))

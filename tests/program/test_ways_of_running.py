@@ -12,6 +12,7 @@ from specgrove.models.decoder.sharding import Shard
 from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.stores import MappedWeights, MemoryWeights
 from tests.models.families import VARIANTS, save_tiny
+from tests.pairs import in_turn
 from tests.program.programs import Loaded, some_passes
 
 
@@ -38,11 +39,11 @@ def _assert_equal_bits(folder: Path, dtype: torch.dtype, cache: Path) -> None:
     assert all(cache.any() for cache in in_one_call.caches.keys)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_segments_have_the_bits_of_one_call(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("variant", "dtype"), in_turn(pytest.mark.slow, VARIANTS, ("float32", "bfloat16", "float16")))
+def test_segments_have_the_bits_of_one_call(variant: str, dtype: str, tmp_path: Path) -> None:
+    """Every variant in one of the types; the slow tests have all of them."""
     save_tiny(variant, tmp_path / "model")
-    _assert_equal_bits(tmp_path / "model", dtype, tmp_path / "cache")
+    _assert_equal_bits(tmp_path / "model", getattr(torch, dtype), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -30,10 +30,11 @@ from tests.conftest import save_tiny_llama
 from tests.models.families import VARIANTS, save_tiny
 from tests.models.quantized_folders import DequantisingWeights, values_of
 from tests.models.test_decoder import PROMPTS, chunked_logits
+from tests.pairs import in_turn
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("variant", VARIANTS)
+# Every variant in one of both; the slow tests have each in both.
+@pytest.mark.parametrize(("variant", "bits"), in_turn(pytest.mark.slow, VARIANTS, (8, 4)))
 def test_every_linear_is_quantised_and_nothing_else(variant: str, bits: int, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     save_tiny(variant, source)

@@ -122,21 +122,19 @@ async def test_the_page_ends_with_the_router() -> None:
     await until(lambda: not socket_path.parent.exists())
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"sec-fetch-site": "cross-site"}, 403),
-        ({"sec-fetch-site": "same-site"}, 403),  # another port of this machine
-        ({"sec-fetch-site": "same-origin"}, 203),
-        ({"origin": "http://evil.example"}, 403),
-        ({"origin": "null"}, 403),
-        ({"origin": "http://here.example:8000"}, 203),
-    ],
-)
-async def test_other_pages_may_ask_nothing(suite: ToySuite, headers: dict[str, str], status: int) -> None:
+async def test_other_pages_may_ask_nothing(suite: ToySuite) -> None:
     await page_of(suite)
-    for content in (b"", b"{}"):
-        assert (await ask(suite, "/x", content, headers={"host": "here.example:8000"} | headers)).status == status
+    for header, value, status in (
+        ("sec-fetch-site", "cross-site", 403),
+        ("sec-fetch-site", "same-site", 403),  # another port of this machine
+        ("sec-fetch-site", "same-origin", 203),
+        ("origin", "http://evil.example", 403),
+        ("origin", "null", 403),
+        ("origin", "http://here.example:8000", 203),
+    ):
+        for content in (b"", b"{}"):
+            reply = await ask(suite, "/x", content, headers={"host": "here.example:8000", header: value})
+            assert reply.status == status, (header, value, content)
 
 
 async def test_links_of_other_pages_lead_here(suite: ToySuite) -> None:
