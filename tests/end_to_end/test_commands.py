@@ -21,6 +21,7 @@ def prompt_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # tests/cli has both with a made-up router
 def test_bench_compares_the_ssms_of_a_running_suite(
     suite: Suite, prompt_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,6 +36,7 @@ def test_bench_compares_the_ssms_of_a_running_suite(
     assert printed["recommendation"]["ssms"] is None  # from one measurement of each way nothing is told
 
 
+@pytest.mark.slow
 def test_eval_counts_the_tokens_of_a_running_suite(
     suite: Suite, client: Client, prompt_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

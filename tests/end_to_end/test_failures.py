@@ -36,6 +36,8 @@ def slots_in_use(suite: Suite) -> tuple[int, int]:
     return llm.num_slots - llm.num_free_slots, ssm.num_slots - ssm.num_free_slots
 
 
+# In `make test` test_chaos.py kills all of them, and compares the outputs.
+@pytest.mark.slow
 def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client) -> None:
     """A replay reads all in several passes, and tells the router how far it is before it verifies the tree that it was sent."""
     params = {"max_tokens": MAX_TOKENS, "temperature": 0.8, "seed": 5, "ignore_eos": True}

@@ -26,6 +26,7 @@ def expected(suite: Suite) -> tuple[PromptToken, ...]:
         return client.complete(TEXT, **WISHES).prompt_tokens
 
 
+@pytest.mark.slow  # tests/llm and tests/router have tiny models
 def test_they_are_those_of_transformers(demo_llm: Path, expected: tuple[PromptToken, ...]) -> None:
     """As near to those in float32 as transformers' own in bfloat16 are, but for a factor of two."""
     from transformers import AutoModelForCausalLM

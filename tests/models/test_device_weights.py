@@ -73,7 +73,7 @@ def test_logits_equal_transformers(variant: str, device: torch.device, tmp_path:
     runner = ModelRunner(load_decoder(tmp_path, torch.float32, store=DeviceWeights(device)), num_slots=64)
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPTS[0]])).logits[0]
-    for chunk_len in (1, 3, len(PROMPTS[0])):
+    for chunk_len in (1, len(PROMPTS[0])):
         assert (chunked_logits(runner, PROMPTS[0], chunk_len) - expected).abs().max() <= 1e-4
     builder = PassBuilder()
     context = PROMPTS[0][:7]

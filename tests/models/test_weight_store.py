@@ -134,6 +134,7 @@ def test_the_peak_stays_under_the_cap(tmp_path: Path, tiny_llama: Path) -> None:
     assert peak <= max_bytes
 
 
+@pytest.mark.slow
 def test_a_rank_reads_its_share_only(tmp_path: Path, tiny_llama: Path) -> None:
     # A share is 64 MB in bfloat16: reading the other half of these layers would take that once more, converting a matrix far less.
     folders = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.text_stream import TextStream
@@ -23,6 +23,7 @@ def added_text(tokenizer: Tokenizer, prompt: list[int], output: list[int]) -> st
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=40)  # of each of twelve tokenizers
 @given(data=st.data())
 def test_an_output_is_what_it_adds_to_the_prompt(name: str, data: st.DataObject) -> None:
     """For any ids, those that mean nothing among them."""
@@ -33,6 +34,7 @@ def test_an_output_is_what_it_adds_to_the_prompt(name: str, data: st.DataObject)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=40)  # of each of twelve tokenizers
 @given(data=st.data())
 def test_stop_texts_see_the_same_text_whatever_the_grouping(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.tokenizer import tokenizer as module
@@ -86,6 +86,7 @@ def test_a_long_text_that_cannot_fit_is_refused_by_its_beginning() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=40)  # of each of twelve tokenizers
 @given(text=st.text(st.sampled_from("ab the\n木é😀1▁."), max_size=400))
 def test_what_fits_is_never_refused(name: str, text: str) -> None:
     """Counting parts must not find more tokens than the whole text has."""

@@ -276,6 +276,7 @@ def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow  # tiny files of every family and type are read above
 def test_the_demo_models_file_is_the_demo_model(demo_gguf: Path, tmp_path: Path) -> None:
     """In bfloat16 every weight is bit for bit the converted model's, and so are config and tokenizer."""
     cache = Path.home() / ".cache" / "specgrove"
