@@ -175,7 +175,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         info = await calls.model_info()
         prompts = await converted(request, functools.partial(asked_completion, body, recommended=recommended_by(info)))
         form = CompletionFormat(
-            new_head("cmpl", info),
+            new_head("cmpl", info, calls.numerics_digest()),
             num_per_prompt=body.n,
             echoes=[await _text_of(calls, prompt) for prompt in prompts] if body.echo else (),
             has_log_probs=body.logprobs is not None,
@@ -197,7 +197,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         prompt = await converted(request, convert)
         called = FORCED if prompt.is_structured else called
         form = ChatFormat(
-            new_head("chatcmpl", info),
+            new_head("chatcmpl", info, calls.numerics_digest()),
             num_outputs=body.n,
             readers=called.readers(body.tools, body.n, may_be_many=body.parallel_tool_calls) if body.has_tools else (),
             has_log_probs=body.logprobs,
@@ -223,7 +223,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         reader = None
         if body.has_tools:
             (reader,) = called.readers(chat_tools(body), 1, may_be_many=body.parallel_tool_calls)
-        form = ResponsesFormat(new_head("resp", info), body, reader, recommended or {})
+        form = ResponsesFormat(new_head("resp", info, calls.numerics_digest()), body, reader, recommended or {})
         return answer(
             request, (prompt,), form, is_stream=body.stream, include_stop_text=body.include_stop_str_in_output
         )

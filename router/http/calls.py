@@ -60,6 +60,10 @@ class RouterCalls:
         self._check()
         return await self._servicer.Detokenize(request, _Call(""))
 
+    def numerics_digest(self) -> str:
+        """Of all that decides an output's bits besides the request."""
+        return self._servicer.served_model().numerics_digest
+
     def tool_call_format(self) -> ToolCallFormat:
         """In which the model writes calls of tools."""
         model = self._servicer.served_model()

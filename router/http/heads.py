@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from specgrove.v1 import router_pb2
 
+_NUM_DIGITS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -29,6 +31,7 @@ class Head:
         }
 
 
-def new_head(prefix: str, info: router_pb2.GetModelInfoResponse) -> Head:
+def new_head(prefix: str, info: router_pb2.GetModelInfoResponse, numerics_digest: str) -> Head:
     """For a new answer, with an id of its own."""
-    return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), info.model, f"specgrove-{info.version}-{info.dtype}")
+    fingerprint = f"specgrove-{info.version}-{info.dtype}-{numerics_digest[:_NUM_DIGITS]}"
+    return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), info.model, fingerprint)

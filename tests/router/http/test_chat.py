@@ -39,6 +39,19 @@ async def test_a_conversation_is_answered_whole_and_in_chunks(api: AsyncOpenAI) 
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (len(RENDERED), 20)
 
 
+async def test_the_fingerprint_tells_what_decides_the_bits() -> None:
+    """Quantised weights, and those in 16 bits, compute in the same type."""
+    fingerprints = []
+    for quantization in ("none", "int8", "int8"):
+        llm = ToyLlm()
+        llm.numerics = ["weights toy", f"quantization {quantization}"]
+        async with http_suite(llm) as suite:
+            fingerprints.append((await ask(suite, "/v1/chat/completions", BODY)).json["system_fingerprint"])
+    plain, quantised, again = fingerprints
+    assert plain != quantised == again
+    assert plain.startswith("specgrove-")
+
+
 async def test_the_synchronous_client_and_its_stream(suite: ToySuite) -> None:
     def talk() -> tuple[str | None, str]:
         with OpenAI(base_url=f"http://{http_address(suite)}/v1", api_key="none", timeout=LIMIT_S) as api:
