@@ -37,3 +37,20 @@ def test_a_wait_that_has_ended_is_not_told() -> None:
     wait.end()
     wait._begin()
     assert not wait._status._live.is_started
+
+
+def test_a_stream_that_stalls_is_told_once_and_not_in_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, shown = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setattr(streaming, "STALL_AFTER_S", 0.01)
+
+    class StallingClient:
+        def generate(self, *_: object, **__: object) -> Iterator[Chunk]:
+            for word in ("one", "two", "three"):
+                yield Chunk((OutputToken(1, word),), word)
+                wait_until(lambda: streaming.STALL_NOTICE in errors.getvalue().replace("\n", " "))
+
+    client: Any = StallingClient()
+    assert len(list(streaming.streamed(client, rich.console.Console(file=shown), "hi", {}))) == 3
+    assert errors.getvalue().replace("\n", " ").count(streaming.STALL_NOTICE) == 1
+    assert shown.getvalue() == "onetwothree\n"
