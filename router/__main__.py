@@ -84,6 +84,7 @@ def _http_of(given: argparse.Namespace) -> HttpConfig | None:
         recommends_sampling=given.generation_config == "auto",
         has_page=given.http_chat_page == "auto",
         has_metrics=given.http_metrics == "on",
+        served_names=tuple(given.served_model_name or ()),
     )
 
 

@@ -216,7 +216,11 @@ class RouterApp:
         metrics = MetricsEndpoint(self._registry(response_counts.readings), servicer.replica_stats.refresh)
         if (http := config.http) is not None:
             calls = RouterCalls(
-                servicer, lambda: self.health.is_serving, lambda: server.is_draining, http.tool_call_format
+                servicer,
+                lambda: self.health.is_serving,
+                lambda: server.is_draining,
+                http.tool_call_format,
+                http.served_names,
             )
             settings = ApiSettings(
                 config.max_request_bytes,

@@ -36,6 +36,8 @@ class HttpConfig:
     has_page: bool = True
     # Whether there is ``/metrics``, for whoever may ask.
     has_metrics: bool = True
+    # What the model is called, in place of its own name. Answers tell the first.
+    served_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ Does for HTTP what ``specgrove.serving.call_guard`` does for gRPC. Invariant: a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from router.http.tool_calls import ToolCallFormat, format_of
 from router.http.trace_headers import Metadata, trace_headers
 from router.servicer import RouterServicer
-from specgrove.errors import UnavailableError
+from specgrove.errors import InvalidRequestError, UnavailableError
 from specgrove.v1 import router_pb2
 
 
@@ -24,10 +24,12 @@ class RouterCalls:
         is_serving: Callable[[], bool],
         is_draining: Callable[[], bool],
         tool_call_format: str,
+        served_names: Sequence[str] = (),
     ) -> None:
-        """``tool_call_format`` is a name, or ``auto``."""
+        """``tool_call_format`` is a name, or ``auto``. ``served_names`` are the model's by HTTP; none: its own."""
         self._servicer = servicer
         self._tool_call_format = tool_call_format
+        self._served_names = tuple(served_names)
         self._is_draining = is_draining
         self.is_serving = is_serving
         """Whether requests are served now, as gRPC's health service says it."""
@@ -37,6 +39,9 @@ class RouterCalls:
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Streams one output; ``peer`` names the connection, as gRPC does."""
         self._check()
+        if self._served_names:
+            self.check_name(request.model)
+            request.model = ""  # the servicer knows its own name alone
         async with contextlib.aclosing(self._servicer.Generate(request, _Call(peer))) as responses:
             async for response in responses:
                 yield response
@@ -46,9 +51,22 @@ class RouterCalls:
         self._servicer.check_num_outputs(num_outputs, field)
 
     async def model_info(self) -> router_pb2.GetModelInfoResponse:
-        """The model and the SSMs."""
+        """The model, by the first of its names, and the SSMs."""
         self._check()
-        return await self._servicer.GetModelInfo(router_pb2.GetModelInfoRequest(), _Call(""))
+        info = await self._servicer.GetModelInfo(router_pb2.GetModelInfoRequest(), _Call(""))
+        info.model = self.names()[0]
+        return info
+
+    def names(self) -> tuple[str, ...]:
+        """All that the model may be asked for by."""
+        return self._served_names or (self._servicer.served_model().name,)
+
+    def check_name(self, model: str | None) -> None:
+        """Raises ``InvalidRequestError`` for another model's; whoever names none means the one that is served."""
+        names = self.names()
+        if model not in (None, "", *names):
+            served = " and ".join(map(repr, names))
+            raise InvalidRequestError.of("model", f"{model!r} is not served here; this router serves {served}")
 
     async def tokenize(self, request: router_pb2.TokenizeRequest) -> router_pb2.TokenizeResponse:
         """Token ids of text or chat."""

@@ -18,7 +18,6 @@ from router.http.calls import RouterCalls
 from router.http.errors import SentNames
 from router.http.large_bodies import converted
 from specgrove.client import wire
-from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
 
@@ -28,17 +27,16 @@ def informing_endpoints(calls: RouterCalls, version: str, route_class: type[APIR
 
     @api.get("/v1/models", response_model=models.ModelList)
     async def models_served() -> Any:
-        """The one model that is served."""
-        return {"object": "list", "data": [_model(await calls.model_info())]}
+        """The one model that is served, by each of its names."""
+        info = await calls.model_info()
+        return {"object": "list", "data": [_model(info, name) for name in calls.names()]}
 
     @api.get("/v1/models/{model:path}", response_model=models.Model)
     async def model(model: str) -> Any:
         """A model by its name."""
         info = await calls.model_info()
-        if model != info.model:
-            description = f"{model!r} is not served here; this router serves {info.model!r}"
-            raise InvalidRequestError.of("model", description)
-        return _model(info)
+        calls.check_name(model)
+        return _model(info, model)
 
     @api.post("/tokenize", response_model=models.Tokens)
     async def tokenize(body: TokenizeBody, request: Request) -> Any:
@@ -76,8 +74,7 @@ def informing_endpoints(calls: RouterCalls, version: str, route_class: type[APIR
 
 async def _served(calls: RouterCalls, model: str | None) -> router_pb2.GetModelInfoResponse:
     info = await calls.model_info()
-    if model not in (None, "", info.model):
-        raise InvalidRequestError.of("model", f"{model!r} is not served here; this router serves {info.model!r}")
+    calls.check_name(model)
     return info
 
 
@@ -91,9 +88,9 @@ async def _texts_of_ids(calls: RouterCalls, token_ids: Sequence[int]) -> list[st
     return [texts[token_id] for token_id in token_ids]
 
 
-def _model(info: router_pb2.GetModelInfoResponse) -> dict[str, object]:
+def _model(info: router_pb2.GetModelInfoResponse, name: str) -> dict[str, object]:
     return {
-        "id": info.model,
+        "id": name,
         "object": "model",
         "created": 0,
         "owned_by": "specgrove",

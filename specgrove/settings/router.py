@@ -190,6 +190,13 @@ ROUTER = (
         metavar="ORIGIN,...",
     ),
     Setting(
+        "served-model-name",
+        "what the model is called by HTTP, in place of its own name; of several all may be asked for, and answers tell the first",
+        None,
+        texts,
+        metavar="NAME,...",
+    ),
+    Setting(
         "generation-config",
         "of HTTP requests: sampling parameters that are left out are those of the model's generation_config.json (auto),"
         " or the API's own (none)",

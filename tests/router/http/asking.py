@@ -32,10 +32,11 @@ def http_suite(
     keys: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
     tool_call_format: str = "auto",
+    served_names: tuple[str, ...] = (),
     **settings: Any,
 ) -> contextlib.AbstractAsyncContextManager[ToySuite]:
     """A toy suite whose router speaks HTTP, too."""
-    http = HttpConfig("127.0.0.1:0", origins, tool_call_format)
+    http = HttpConfig("127.0.0.1:0", origins, tool_call_format, served_names=served_names)
     return toy_suite(llm, http=http, api_keys=ApiKeys.of_texts(keys) if keys else None, **settings)
 
 

@@ -52,6 +52,26 @@ async def test_the_fingerprint_tells_what_decides_the_bits() -> None:
     assert plain.startswith("specgrove-")
 
 
+async def test_the_model_has_the_names_that_it_is_given() -> None:
+    async with http_suite(served_names=("mine", "also/mine")) as suite:
+        for name in ("mine", "also/mine", None):
+            reply = await ask(suite, "/v1/chat/completions", {**BODY, "model": name})
+            assert (reply.status, reply.json["model"]) == (200, "mine")
+        for name in ("mine", "also/mine"):
+            assert (await ask(suite, f"/v1/models/{name}")).json["id"] == name
+            assert (await ask(suite, "/tokenize", {"model": name, "prompt": "a"})).json["count"] == 1
+        assert [model["id"] for model in (await ask(suite, "/v1/models")).json["data"]] == ["mine", "also/mine"]
+        for path, body in (
+            ("/v1/models/toy", None),
+            ("/v1/chat/completions", BODY),
+            ("/v1/completions", {"model": "toy", "prompt": "a"}),
+            ("/tokenize", {"model": "toy", "prompt": "a"}),
+        ):
+            reply = await ask(suite, path, body)
+            assert reply.status == 404
+            assert "'toy' is not served here; this router serves 'mine' and 'also/mine'" in reply.error["message"]
+
+
 async def test_the_synchronous_client_and_its_stream(suite: ToySuite) -> None:
     def talk() -> tuple[str | None, str]:
         with OpenAI(base_url=f"http://{http_address(suite)}/v1", api_key="none", timeout=LIMIT_S) as api:

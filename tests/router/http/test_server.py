@@ -158,8 +158,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert config_of(base).http is None
     assert config_of([*base, *http]).http == HttpConfig("127.0.0.1:8000")
     more = ["--api-key-file", str(keys), "--http-allowed-origins", "https://a.example, *"]
+    more += ["--served-model-name", "mine, also/mine"]
     config = config_of([*base, *http, *more, "--tool-call-format", "mistral"])
-    assert config.http == HttpConfig("127.0.0.1:8000", ("https://a.example", "*"), "mistral")
+    assert config.http == HttpConfig(
+        "127.0.0.1:8000", ("https://a.example", "*"), "mistral", served_names=("mine", "also/mine")
+    )
     assert config.api_keys is not None
     assert [config.api_keys.key_of(f"Bearer {key}").name for key in ("abc", "def")] == ["line-2", "alice"]
     for key in ("# for tests", "", "alice"):
