@@ -163,7 +163,7 @@ def _steps(suite: Suite, policy: Policy, choose_ssms: SsmChoice, num_tokens: int
                 spent.ms += (longer_ms + step.draft_ms) * (suite.num_sessions - 1)
             spent.ms += step.wall_ms
             num_left -= len(step.tokens)
-            yield replace(step, reading=reading)
+            yield step if reading is None else replace(step, reading=reading)
             continue
         num_steps = 1 if shape.max_num_nodes > 0 else min(shape.num_steps, num_left)
         for index in range(num_steps):
