@@ -103,7 +103,9 @@ def test_outputs_are_the_same_with_it_and_without(
     wait_until(has_gone_ahead)
 
 
-@pytest.mark.parametrize("undrafted", ["sampled"], indirect=True, scope="module")
+@pytest.mark.parametrize(
+    "undrafted", [pytest.param("greedy", marks=pytest.mark.slow), "sampled"], indirect=True, scope="module"
+)
 def test_an_ssm_service_that_is_killed_costs_no_token(
     suites: dict[str, Suite], undrafted: tuple[dict[str, float], list[tuple[int, ...]]]
 ) -> None:
