@@ -12,7 +12,7 @@ from specgrove.telemetry.metrics.histogram import PASS_BOUNDS_S
 PASS_TIME = Metric(
     "specgrove_ssm_pass_duration_seconds",
     Kind.HISTOGRAM,
-    "Time that one forward pass of an SSM took to begin and to end. On a GPU others may run meanwhile. Passes of one call have equal shares.",
+    "Time that one forward pass of an SSM took to begin and to end. On a GPU others may run meanwhile. Passes of one call share its time.",
     labels=("ssm",),
 )
 DRAFT_TIME = Metric(
