@@ -28,7 +28,7 @@ from ssm_service.drafts import Draft, DraftRows, EndedDraft
 from ssm_service.first_choices import NUM_OF_SESSION, FirstChoices
 from ssm_service.growth import GrownRows
 from ssm_service.nodes import Nodes, Proposals
-from ssm_service.one_call import MAX_NUM_PARAMETERS, compute_levels
+from ssm_service.one_call import compute_levels, is_short
 from ssm_service.pair_cache import PairCache, one_after_another, rows_of
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
 from ssm_service.proposing import NUM_AHEAD, best_proposals, row_of
@@ -73,7 +73,6 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         self.runner = runner
         self.first_choices = first_choices or FirstChoices(name, spec.first_choice_floor)
         self._window = min(spec.hidden_window, runner.num_slots)
-        self._drafts_in_one_call = runner.drafts_levels and spec.num_parameters <= MAX_NUM_PARAMETERS
         self._pass: _Pass | None = None
         self._lost: set[str] = set()  # sessions whose hidden states were dropped for want of room
 
@@ -291,7 +290,8 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         for part in parts:
             if part.draft.tree.depth == 0 and (best := proposals[part.rows.start]) is not None:
                 self._caches[part.session_id].first_choice = (len(part.draft.token_ids), best[0][0])
-                if self._drafts_in_one_call and len(self._drafts) == 1:
+                is_alone = len(self._drafts) == 1
+                if is_alone and self.runner.drafts_levels and is_short(part.draft.tree, self.spec):
                     self._draft_levels(part, best)
         self._grow(parts, proposals)
 

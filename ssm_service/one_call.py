@@ -1,4 +1,4 @@
-"""All levels of a draft in one call of its runner, instead of a pass a level: between passes Python and torch take as long as the passes.
+"""All levels of a draft in one call of its runner, instead of a pass a level: Python and torch between the passes take time, too.
 
 Used by ``HiddenStateSsm`` where a draft is alone: several share their passes. Invariant: ``DraftTree`` alone decides what is in a tree.
 What is found here it finds known, as with a tree that has grown ahead; what is missed, passes compute.
@@ -16,9 +16,16 @@ from ssm_service.nodes import Proposals
 from ssm_service.pair_cache import PairCache
 from ssm_service.proposing import row_of
 
-MAX_NUM_PARAMETERS = 32_000_000
-"""Of an SSM that drafts so. A larger one's passes take several milliseconds, beside which Python's time is small: a draft that comes
-should rather share the next pass than wait for all levels of another."""
+MAX_NUM_PRODUCTS = 400_000_000
+"""Of one call, at most: rows times weights, so that it takes about as long as a pass of the LLM. A draft that comes should rather share
+the next pass than wait for longer. Where passes take several milliseconds, Python's time beside them is small anyway."""
+
+
+def is_short(tree: DraftTree, spec: HiddenSsmSpec) -> bool:
+    """Whether all levels of a tree may be computed in one call."""
+    has_large_head = not spec.has_own_head and spec.candidate_rank is None
+    num_weights = spec.num_parameters + has_large_head * spec.hidden_size * spec.head_size
+    return _max_num_computed(tree) * num_weights <= MAX_NUM_PRODUCTS
 
 
 def compute_levels(
@@ -32,7 +39,8 @@ def compute_levels(
 ) -> int:
     """Computes what a draft's tree will read, as far as free slots go; how many nodes. ``proposals`` are the root's.
 
-    Nothing else of the tree is known yet. ``num_kept``: proposals wanted of each node, at least.
+    Nothing else of the tree is known yet. Where idle sessions hold the slots, passes do the rest. ``num_kept``: proposals wanted of each
+    node, at least.
     """
     taken = slots.allocate(min(_max_num_computed(draft.tree), slots.num_free))
     states, row = cache.state_of[ROOT]

@@ -139,7 +139,7 @@ async def measure(
             )
             simulations: dict[str, list[Served]] = {}
             if times is not None and arguments.check and load.num_clients is None:
-                # A machine's speed changes within minutes: what is simulated lies between two measurements.
+                # A machine's speed changes within minutes: what requests tell is measured before and after.
                 before, times = times, await measured_times(suite, own)
                 simulations = _simulated(ways, workload, mean_of([before, times]), arguments)
             over = f", medians of {arguments.rounds} rounds" if arguments.rounds > 1 else ""

@@ -26,6 +26,7 @@ from specgrove.program.program import Program
 from specgrove.program.tensor_group import OneRank, TensorGroup
 
 _ONE_RANK = OneRank()
+_MAX_INT32 = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class CpuProgram:
             raise ValueError(f"there is no row {draft.row} of {len(draft.states)} states")
         if draft.max_num_nodes < 1 or draft.num_kept < 1 or draft.context_slots.typecode != "i":
             raise ValueError("a tree has a node at least, a node a proposal, and slots are int32")
+        if not 0 <= draft.first_position <= _MAX_INT32 - len(draft.levels):
+            raise ValueError(f"positions are int32, and begin with 0; got {draft.first_position}")
         states = torch.empty((len(draft.slots), kept.width))
         with self._lock:
             nodes = self._native.draft_levels(

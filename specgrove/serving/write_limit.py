@@ -27,6 +27,8 @@ class WriteLimit:
 
     async def bound(self, writing: Awaitable[None]) -> None:
         """Waits for a write. Raises what it raises, or ``TimeoutError``."""
+        assert self._task is not None
+        num_cancelled = self._task.cancelling()
         if self._timeout_s is not None:
             self._began_s = self._loop.time()
             if self._timer is None:
@@ -34,12 +36,20 @@ class WriteLimit:
         try:
             await writing
         except asyncio.CancelledError:
-            # As ``asyncio.timeout``: whoever else has cancelled the task goes first.
-            if self._is_over and self._task is not None and self._task.uncancel() == 0:
+            # As ``asyncio.timeout``: whoever else has cancelled the task meanwhile goes first.
+            if self._took_back() and self._task.cancelling() <= num_cancelled:
                 raise TimeoutError from None
             raise
         finally:
             self._began_s = None
+            self._took_back()
+
+    def _took_back(self) -> bool:
+        """Whether the task was cancelled here; it no longer is, whatever the write made of it."""
+        was_over, self._is_over = self._is_over, False
+        if was_over and self._task is not None:
+            self._task.uncancel()
+        return was_over
 
     def _look(self) -> None:
         self._timer = None

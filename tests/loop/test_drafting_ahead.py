@@ -184,6 +184,20 @@ async def test_a_work_that_the_drafter_is_not_told_to_go_ahead_with_is_answered_
     assert (drafter.works[-1].base, drafter.works[-1].new_token_ids) == (5, (7,))
 
 
+@pytest.mark.parametrize("may_go_ahead", [True, False])
+async def test_waits_are_weighed_where_a_drafter_may_go_ahead(
+    *, may_go_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(WorkingAhead, "note_waited", lambda ahead, ms, tree: waits.append(ms))
+    drafter = Scripted()
+    drafter.is_told_to_go_ahead = may_go_ahead
+    drafter.answers = [of(ANSWERED, len(PROMPT), has_more=may_go_ahead)]
+    drafting = Drafting(GenerationRequest("s", tuple(PROMPT), 100), [drafter], 1000, Told(NO_WISHES))
+    merged = await drafting.ask(list(PROMPT), SHAPE).merged()
+    assert waits == ([merged.draft_ms] if may_go_ahead else [])
+
+
 async def test_of_an_ssm_that_is_not_asked_any_more_nothing_is_verified() -> None:
     drafter = Scripted()
     asked: list[tuple[str, ...]] = [(), ("other",)]

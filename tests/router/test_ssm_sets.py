@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from router import remote_drafter
-from router.remote_drafter import RemoteDrafter
+from router.remote_drafter import RemoteDrafter, RemoteDrafterSession
 from specgrove.errors import StaleBaseError, UnavailableError
 from specgrove.loop.request import SpeculationOptions
 from specgrove.loop.works import Draft, DraftWork, TreeShape
@@ -214,3 +215,28 @@ async def test_a_request_is_closed_where_none_of_its_ssms_is_wanted_any_more() -
             await drafted(drafter, replace(work("s", 4, 3), ssms=("another",)))
         await drafter.session("s").close()
         await until(lambda: ssm.closed == ["s"])
+
+
+class _Asked:
+    """An SSM service that is usable, and takes whatever it is asked."""
+
+    is_usable = takes_sessions = True
+
+    def __init__(self) -> None:
+        self.session_ids: set[str] = set()
+        self.works: list[DraftWork] = []
+
+    def send(self, work: DraftWork) -> tuple[None, bool]:
+        self.works.append(work)
+        return None, False
+
+
+def test_of_two_services_that_know_a_session_the_one_asked_last_goes_on() -> None:
+    first, other = _Asked(), _Asked()
+    members: list[Any] = [other]
+    session = RemoteDrafterSession("s", lambda: members)
+    session.ask(work("s", 3))
+    members.insert(0, first)
+    first.session_ids.add("s")
+    session.ask(work("s", 4, base=3))
+    assert (len(first.works), len(other.works)) == (0, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -60,4 +61,36 @@ async def test_whoever_else_cancels_the_task_is_heard() -> None:
     await asyncio.sleep(0)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
+        await writing
+
+
+async def test_a_write_that_makes_another_error_of_it_leaves_nothing_in_the_task() -> None:
+    async def write() -> None:
+        try:
+            await asyncio.sleep(LIMIT_S)
+        except asyncio.CancelledError:
+            raise ConnectionResetError from None
+
+    task = asyncio.current_task()
+    assert task is not None
+    with WriteLimit(0.01) as limit:
+        with pytest.raises(ConnectionResetError):
+            await limit.bound(write())
+        assert task.cancelling() == 0
+        with pytest.raises(TimeoutError):
+            await limit.bound(asyncio.sleep(LIMIT_S))
+        assert task.cancelling() == 0
+
+
+async def test_a_task_that_went_on_after_it_was_cancelled_is_told_of_the_time_out() -> None:
+    async def write() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(LIMIT_S)
+        with WriteLimit(0.01) as limit:
+            await limit.bound(asyncio.sleep(LIMIT_S))
+
+    writing = asyncio.create_task(write())
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(TimeoutError):
         await writing

@@ -18,8 +18,9 @@ from specgrove.models.hidden_state.program_weights import ModelEnds
 from specgrove.program.level_draft import DraftLevel, LevelDraft
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from ssm_service.config import PoolConfig
-from ssm_service.draft_tree import Beam, Expansion
+from ssm_service.draft_tree import Beam, DraftTree, Expansion
 from ssm_service.hidden_state import HiddenStateSsm
+from ssm_service.one_call import is_short
 from ssm_service.pool import DrafterPool
 from tests.models.hidden_state.tiny_ssms import random_module
 from tests.ssm.hidden_states import make_ssm, message, toy_ends, toy_hidden_states
@@ -124,7 +125,7 @@ def test_drafts_at_once_share_their_passes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_large_ssms_share_passes_with_drafts_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HiddenStateRunner, "draft_levels", no_pass)
-    monkeypatch.setattr("ssm_service.hidden_state.MAX_NUM_PARAMETERS", 1)
+    monkeypatch.setattr("ssm_service.one_call.MAX_NUM_PRODUCTS", 1)
     draft = ask(DrafterPool([_ssm(Beam(3))], PoolConfig()), _work("s", 0, 12, TreeShape(40, 6), None))
     assert draft.times[0].num_levels == 6
 
@@ -145,6 +146,7 @@ def test_what_is_not_there_is_refused() -> None:
         replace(draft, context_slots=array("i", [256])),
         replace(draft, context_slots=array("q", [0])),
         replace(draft, first_position=1 << 20),
+        replace(draft, first_position=(1 << 32) + 1),
     ):
         with pytest.raises(ValueError, match=r"row|shape|at least|slots|slot|positions"):
             ssm.runner.draft_levels(wrong)
@@ -156,3 +158,11 @@ def test_passes_within_a_call_are_counted() -> None:
     draft = ask(pool, _work("s", 0, 12, TreeShape(40, 6), None))
     assert pool.counts.num_passes == draft.times[0].num_levels == 6
     assert not ssm.row_times.is_known  # what so many passes take says nothing of one
+
+
+def test_a_head_over_a_large_vocabulary_makes_a_call_long() -> None:
+    tree, spec = DraftTree(TreeShape(60, 16, 12), Beam(3)), random_module(hidden_window=64, candidate_rank=8).spec
+    assert is_short(tree, spec)
+    large = replace(spec, vocab_size=200_000, candidate_rank=None)
+    assert not is_short(tree, large)
+    assert is_short(DraftTree(TreeShape(4, 3), Beam(3)), large)
