@@ -171,7 +171,14 @@ void multiply_rows(int64_t num_rows, const Panel& panel) {
   }
 }
 
-// One group by all rows, in tiles of about the same size.
+// The next tile's rows. Sums of few rows wait for each other: one row costs nearly as much as two, three or four as five.
+inline int64_t next_tile(int64_t num_rows_left) {
+  if (num_rows_left <= kMaxTileRows) return num_rows_left;
+  const bool leaves_few = num_rows_left == 7 || num_rows_left == 9 || num_rows_left == 10;
+  return leaves_few ? kMaxTileRows - 1 : kMaxTileRows;
+}
+
+// One group by all rows, tile by tile.
 template <typename T>
 void group_of(const LinearTile& tile, const char* packed, const float* bias, float* out, int64_t out_stride) {
   constexpr int64_t kInputs = Packed<T>::kInputs;
@@ -182,8 +189,8 @@ void group_of(const LinearTile& tile, const char* packed, const float* bias, flo
   const int64_t steps_per_line = num_tiles * kCacheLine / kBlockStepBytes;
   for (int64_t input = 0; input < tile.depth; input += chunk_inputs) {
     const int64_t num_left = tile.depth - input, num_inputs = num_left < chunk_inputs ? num_left : chunk_inputs;
-    for (int64_t i = 0; i < num_tiles; ++i) {
-      const int64_t row = tile.num_rows * i / num_tiles, end = tile.num_rows * (i + 1) / num_tiles;
+    for (int64_t i = 0, row = 0, end; i < num_tiles; ++i, row = end) {
+      end = row + next_tile(tile.num_rows - row);
       float* const sums = out + row * out_stride;
       const char* const weights = packed + input * kGroup * sizeof(T);
       const Panel panel{weights,
