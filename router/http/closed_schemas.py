@@ -56,7 +56,15 @@ def _closed(schema: Any) -> Any:
     made = {key: _closed_value(key, value) for key, value in schema.items()}
     if "properties" in made and not _SAYS_ITSELF & made.keys():
         made["additionalProperties"] = False
+        made["properties"] = _with_required(made["properties"], made.get("required"))
     return made
+
+
+def _with_required(properties: Any, required: Any) -> Any:
+    """What has to be there is named, too."""
+    if not isinstance(properties, Mapping) or not isinstance(required, list):
+        return properties
+    return {**properties, **{name: {} for name in required if isinstance(name, str) and name not in properties}}
 
 
 def _closed_value(key: str, value: Any) -> Any:

@@ -18,8 +18,8 @@ from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
-from specgrove.structures.pattern_properties import without_named_patterns
 from specgrove.structures.structured_output import JSON_BLANKS, StructuredOutput, StructureKind
+from specgrove.structures.understood_schemas import understood
 from specgrove.tokenizer import Tokenizer
 
 ENGINE = f"llguidance {importlib.metadata.version('llguidance')}"
@@ -28,6 +28,12 @@ ENGINE = f"llguidance {importlib.metadata.version('llguidance')}"
 # A state is 1 to 2 kB. What needs more of them, or more time than llguidance's other limits leave a step, ends with an error.
 _LIMITS = LLParserLimits(max_items_in_row=10_000, max_lexer_states=25_000, verbose_errors=False)
 _MAX_NUM_KEPT = 16
+# It names options of its own.
+_SAID_OTHERWISE = {
+    "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf": (
+        "alternatives of oneOf that may both fit are not supported; use anyOf"
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +211,7 @@ def check_text(structure: StructuredOutput) -> None:
 def _grammar_of(structure: StructuredOutput) -> str:
     match structure.kind:
         case StructureKind.JSON_SCHEMA:
-            schema = without_named_patterns(structure.text)
+            schema = understood(structure.text)
             return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": JSON_BLANKS})
         case StructureKind.REGEX:
             return LLMatcher.grammar_from_regex(structure.text)
@@ -233,5 +239,7 @@ def _lark_of(text: str) -> str:
 
 def _told(error: str) -> str:
     """In one line, without the excerpt that points at the place."""
+    for theirs, ours in _SAID_OTHERWISE.items():
+        error = error.replace(theirs, ours)
     lines = [line.strip() for line in error.partition("\n<")[0].splitlines()]
     return " ".join(line for line in lines if (line and line != "^" and not line[0].isdigit()) or line is lines[0])

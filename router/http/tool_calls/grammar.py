@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.http.closed_schemas import closed
-from specgrove.structures.pattern_properties import without_named_patterns
 from specgrove.structures.structured_output import JSON_BLANKS
+from specgrove.structures.understood_schemas import understood
 
 _TAIL = r'"}\n</tool_call>"'
 
@@ -46,4 +46,4 @@ def _literal(text: str) -> str:
 def _json(schema: Mapping[str, Any]) -> str:
     """A schema of its own, so that references in it keep their root."""
     given = json.dumps({"x-guidance": {"whitespace_pattern": JSON_BLANKS}, **schema}, ensure_ascii=False)
-    return f"%json {without_named_patterns(given)}"
+    return f"%json {understood(given)}"

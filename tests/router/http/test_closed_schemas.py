@@ -52,6 +52,13 @@ def test_what_says_otherwise_or_adds_up_stays(schema: Any) -> None:
     assert closed(schema) == schema
 
 
+def test_what_is_required_is_named_too() -> None:
+    """Closing it would leave nothing that it allows."""
+    schema = {"properties": {"a": NUMBER}, "required": ["a", "b"]}
+    assert closed(schema) == schema | {"properties": {"a": NUMBER, "b": {}}, "additionalProperties": False}
+    assert closed({"properties": None, "required": ["a"]})["properties"] is None
+
+
 def test_a_schema_that_is_too_deep_is_the_routers_business() -> None:
     deep: Any = {}
     for _ in range(5000):
