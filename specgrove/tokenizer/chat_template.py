@@ -28,6 +28,7 @@ from specgrove.tokenizer.messages import (
     with_calls,
     with_parts,
 )
+from specgrove.tokenizer.roles import Conversation, KnownRoles
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class _Template:
         )
         self._takes_parts = is_for_parts and not is_for_texts
         self._argument_form, self._empty_content = self._form_of_calls()
+        self._roles = KnownRoles(lambda conversation: self._tried(self._formed(conversation)))
 
     def _form_of_calls(self) -> tuple[Callable[[object], object], str | None]:
         written = str(argument_text(_ARGUMENTS))
@@ -150,10 +152,11 @@ class _Template:
 
     def render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
         """Raises ``ValueError``."""
-        conversation = [with_calls(message, self._argument_form, self._empty_content) for message in conversation]
-        if self._takes_parts:
-            conversation = [with_parts(message) for message in conversation]
-        return self._render(conversation, variables)
+        return self._render(self._formed(self._roles.known(conversation)), variables)
+
+    def _formed(self, conversation: Conversation) -> Conversation:
+        formed = [with_calls(message, self._argument_form, self._empty_content) for message in conversation]
+        return [with_parts(message) for message in formed] if self._takes_parts else formed
 
     def _render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
         try:

@@ -1,0 +1,62 @@
+"""Roles of messages that a chat template doesn't know, and would leave out without a word. Used by ``chat_template``.
+
+OpenAI's newer clients write ``developer`` where others write ``system``. Invariant: a message reaches the text, or its role is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+Conversation = Sequence[Mapping[str, object]]
+
+# These are what templates are made for; what they do with them is theirs to say.
+_USUAL = ("user", "assistant", "system")
+_DEVELOPER = "developer"
+_OTHER = "specgrove"
+_GREETING, _WORD = "Hello", "Certainly"
+
+
+class KnownRoles:
+    """What one template does with messages of each role. Immutable."""
+
+    def __init__(self, tried: Callable[[Conversation], str]) -> None:
+        """``tried`` gives the text of a conversation, and nothing where the template fails at it."""
+        self._tried = tried
+        self._takes_all = self._takes(_OTHER)
+        self._takes_developer = self._takes_all or self._takes(_DEVELOPER)
+
+    def known(self, conversation: Conversation) -> Conversation:
+        """The conversation with roles that the template knows. Raises ``ValueError`` where it would leave messages out."""
+        if self._takes_all:
+            return conversation
+        if not self._takes_developer:
+            conversation = [_as_system(message) for message in conversation]
+        for role in dict.fromkeys(str(message.get("role")) for message in conversation):
+            if role not in _USUAL and self._leaves_out(role):
+                raise ValueError(f"the chat template leaves out messages of the role {role!r}")
+        return conversation
+
+    def _takes(self, role: str) -> bool:
+        return any(_WORD in self._tried(conversation) for conversation in _conversations(role))
+
+    def _leaves_out(self, role: str) -> bool:
+        """One that the template fails at is no silence: the request itself is told why."""
+        texts = [self._tried(conversation) for conversation in _conversations(role)]
+        return any(_GREETING in text for text in texts) and not any(_WORD in text for text in texts)
+
+
+def _as_system(message: Mapping[str, object]) -> Mapping[str, object]:
+    return {**message, "role": "system"} if message.get("role") == _DEVELOPER else message
+
+
+def _conversations(role: str) -> tuple[Conversation, ...]:
+    """Some that have a message of a role: at the beginning, at the end, and as the answer of a tool that was called."""
+    message = {"role": role, "content": _WORD, "name": "say", "tool_call_id": "call00000"}
+    greeting = {"role": "user", "content": _GREETING}
+    function = {"name": "say", "arguments": {}}
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call00000", "type": "function", "function": function}],
+    }
+    return (message, greeting), (greeting, message), (greeting, call, message)
