@@ -1,13 +1,17 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol on httptools, with a bound for heads, and without changes of the protocol.
+"""HTTP on one connection: uvicorn's protocol on httptools, with a bound for heads, and without changes of the protocol.
 
 Used by ``server``. Java's client, among others, offers HTTP/2 in every first request. A server may ignore that; the parser can't, and
-would take the request's body for the other protocol.
+would take the request's body for the other protocol. Clients of HTTP/1.0, nginx among them, know no chunks: what is streamed to them ends
+with the connection.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
 _OF_UPGRADES = (b"upgrade", b"http2-settings")
@@ -34,8 +38,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begins the request, unless it has to be read again."""
         self._num_bytes = 0
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
+        if self.parser.should_upgrade():
+            return
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = functools.partial(_send_unchunked, self.cycle)  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
         """A part of it."""
@@ -59,6 +66,16 @@ class HttpProtocol(HttpToolsProtocol):
         lines += [b"%b: %b" % field for field in fields if field[0] not in _OF_UPGRADES]
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+
+async def _send_unchunked(cycle: RequestResponseCycle, message: Any) -> None:
+    """As uvicorn's, without chunks where the answer's length isn't told: the connection is closed behind it."""
+    names = [name.lower() for name, _ in message.get("headers", ())]
+    if message["type"] == "http.response.start" and b"content-length" not in names:
+        cycle.chunked_encoding = False
+    elif message["type"] == "http.response.body" and not cycle.chunked_encoding and not cycle.expected_content_length:
+        cycle.expected_content_length = len(message.get("body", b""))
+    await RequestResponseCycle.send(cycle, message)
 
 
 def _without_upgrade(connection: bytes) -> bytes:

@@ -116,6 +116,24 @@ async def test_an_offer_of_http_2_is_ignored_and_the_connection_stays(size: int,
         assert answers == [text_of(num_tokens=3, prompt="x")] * 2
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_an_answer_by_http_1_0_has_no_chunks_and_ends_with_the_connection(is_stream: bool) -> None:
+    """So asks nginx by default, and ``ab``."""
+    body = json.dumps({"prompt": "x", "max_tokens": 3, "seed": 0, "stream": is_stream}).encode()
+    async with http_suite() as suite:
+        host, port = http_address(suite).split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"POST /v1/completions HTTP/1.0\r\n{fields}\r\n".encode() + body)
+        async with asyncio.timeout(LIMIT_S):
+            head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert b"transfer-encoding" not in head
+        pieces = [json.loads(line[6:]) for line in content.split(b"\n\n")[:-2]] if is_stream else [json.loads(content)]
+        assert "".join(piece["choices"][0]["text"] for piece in pieces) == text_of(num_tokens=3, prompt="x")
+        assert not is_stream or content.endswith(b"data: [DONE]\n\n")
+
+
 @pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/toy", "/version"])
 async def test_head_is_get_without_a_body(path: str) -> None:
     """So ask load balancers and ``wget --spider``."""
