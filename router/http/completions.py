@@ -8,7 +8,7 @@ from typing import Any
 from router.http.answers import DONE, Json
 from router.http.bodies import StreamOptions
 from router.http.heads import Head
-from router.http.log_probs import completion_log_probs, prompt_log_probs
+from router.http.log_probs import completion_log_probs, prompt_log_probs, text_end
 from router.http.outputs import Piece, prompt_tokens_of, totals_json
 from router.http.stream_usage import StreamUsage
 
@@ -82,11 +82,12 @@ class CompletionFormat:
         found: dict[str, list[object]] = {}
         if self._echoes and piece.prompt_tokens:
             start = self._prompt_lens.get(piece.index, 0)
-            self._prompt_lens[piece.index] = start + sum(len(token.text) for token in piece.prompt_tokens)
-            found = completion_log_probs(piece.prompt_tokens, start)
+            echo = self._echoes[piece.index // self._num_per_prompt]
+            self._prompt_lens[piece.index] = text_end(piece.prompt_tokens, start, echo)
+            found = completion_log_probs(piece.prompt_tokens, start, echo)
         if piece.tokens:
             start = self._text_lens.get(piece.index, self._echo_len(piece.index))
-            self._text_lens[piece.index] = start + sum(len(token.text) for token in piece.tokens)
+            self._text_lens[piece.index] = text_end(piece.tokens, start)
             for name, values in completion_log_probs(piece.tokens, start).items():
                 found.setdefault(name, []).extend(values)
         return found or None

@@ -163,8 +163,23 @@ def _path(parts: Sequence[object]) -> str:
 
 
 def _unknown(name: str, names: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
+    near = [other for other in _CALLED_ELSEWHERE.get(name, ()) if other in names][:1]
+    # Names within a field are not those of the endpoint.
+    near = near or ([] if "." in name else difflib.get_close_matches(name, names, 1))
     return f"is no field of this endpoint{f'; is {near[0]} meant?' if near else ''}"
+
+
+_TOKENS = ("max_output_tokens", "max_completion_tokens", "max_tokens", "max_new_tokens")
+# What other endpoints, and other servers, call a field that is here.
+_CALLED_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*_TOKENS, "n_predict", "num_predict", "max_length"), _TOKENS),
+    **dict.fromkeys(("messages", "input", "prompt", "content"), ("messages", "input", "prompt")),
+    **dict.fromkeys(("response_format", "format"), ("response_format", "text")),
+    **dict.fromkeys(("repeat_penalty", "repetition_penalty"), ("repetition_penalty",)),
+    **dict.fromkeys(("stop_sequences", "stop_strings"), ("stop",)),
+    **dict.fromkeys(("json_schema", "schema"), ("response_format", "structured_outputs")),
+    "system": ("instructions", "messages"),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,27 @@ def _entry(token_bytes: bytes, log_prob: float) -> dict[str, object]:
     return {"token": text, "logprob": max(log_prob, _LEAST), "bytes": list(token_bytes)}
 
 
-def completion_log_probs(tokens: Sequence[Token], start: int) -> dict[str, list[object]]:
+def text_end(tokens: Sequence[Token], start: int, echo: str = "") -> int:
+    """Where in the output's text these tokens end, of which the first begins at ``start``. ``echo`` as in ``completion_log_probs``."""
+    for token in tokens:
+        start += _len_in(echo, start, token)
+    return start
+
+
+def _len_in(echo: str, start: int, token: Token) -> int:
+    if token.text or not echo:
+        return len(token.text)
+    try:
+        written = token.token_bytes.decode()
+    except UnicodeDecodeError:  # a part of a character
+        return 0
+    return len(written) if echo.startswith(written, start) else 0
+
+
+def completion_log_probs(tokens: Sequence[Token], start: int, echo: str = "") -> dict[str, list[object]]:
     """Lists with an element for each token; ``start`` is where the first one's text begins in the output's.
+
+    ``echo`` is the prompt's text, where these are its tokens: special ones, which outputs have no text of, may be written out in it.
 
     ``top_logprobs`` holds the token itself where it isn't among the most probable, and nothing where none were asked for. A prompt's
     first token has neither.
@@ -36,7 +55,7 @@ def completion_log_probs(tokens: Sequence[Token], start: int) -> dict[str, list[
     offsets: list[object] = []
     for token in tokens:
         offsets.append(start)
-        start += len(token.text)
+        start += _len_in(echo, start, token)
     return {
         "tokens": [_written(token.token_bytes) for token in tokens],
         "token_logprobs": [_own_of(token) for token in tokens],

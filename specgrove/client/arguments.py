@@ -28,6 +28,8 @@ Prompt = str | Message | ChatMessages | Iterable[int]
 _MAX_TOKEN_ID = 2**32 - 1
 # Of chat completions, and of what the Responses API asks and answers.
 _TEXT_PART_TYPES = ("text", "input_text", "output_text")
+# What an assistant said in place of an answer has a name of its own in OpenAI's APIs.
+_REFUSAL = "refusal"
 # Years: as good as none, and within what gRPC can count.
 _MAX_TIMEOUT_S = 1e9
 
@@ -125,17 +127,29 @@ def _message_of_mapping(field: str, message: Mapping[Any, Any]) -> router_pb2.Ch
     if "role" not in message:
         raise InvalidRequestError.of(f"{field}.role", f"is missing; the message has {', '.join(map(repr, message))}")
     attributes = {name: value for name, value in message.items() if name not in ("role", "content")}
-    # A message that calls tools may come without content, or with None for it.
+    # A message that calls tools may come without content, or with None for it, as an answer without text may.
     if "content" not in message and not attributes:
         raise InvalidRequestError.of(f"{field}.content", "is missing")
     content = message.get("content")
-    proto = router_pb2.ChatMessage(
-        role=_role_of(field, message["role"]),
-        content="" if content is None and attributes else _content_of(f"{field}.content", content),
-    )
+    is_empty = content is None and (bool(attributes) or message["role"] == "assistant")
+    text = "" if is_empty else _content_of(f"{field}.content", content)
+    if not text and isinstance(refusal := attributes.get(_REFUSAL), str):
+        text = text_of(f"{field}.{_REFUSAL}", refusal)
+    proto = router_pb2.ChatMessage(role=_role_of(field, message["role"]), content=text)
+    _check_calls(f"{field}.tool_calls", attributes.get("tool_calls"))
     if attributes:
         proto.attributes_json = json_object(f"{field}.attributes", attributes)
     return proto
+
+
+def _check_calls(field: str, calls: object) -> None:
+    """Templates pass over what is no list."""
+    if calls is None:
+        return
+    if not isinstance(calls, (list, tuple)) or not all(isinstance(call, Mapping) for call in calls):
+        raise InvalidRequestError.of(
+            field, "must be a list of objects, {'id': ..., 'type': 'function', 'function': {...}}"
+        )
 
 
 def _role_of(field: str, role: object) -> str:
@@ -152,6 +166,8 @@ def _content_of(field: str, content: object) -> str:
 def _part_text_of(field: str, part: object) -> str:
     if isinstance(part, str):
         return text_of(field, part)
+    if isinstance(part, Mapping) and part.get("type") == _REFUSAL and _REFUSAL in part:
+        return text_of(f"{field}.{_REFUSAL}", part[_REFUSAL])
     if not isinstance(part, Mapping) or part.get("type", "text") not in _TEXT_PART_TYPES or "text" not in part:
         kind = repr(part.get("type")) if isinstance(part, Mapping) else named(part)
         raise InvalidRequestError.of(field, f"must be a part of text, {{'type': 'text', 'text': ...}}, got {kind}")

@@ -7,6 +7,8 @@ what may follow is a function of the structure, the vocabulary and the output's 
 from __future__ import annotations
 
 import importlib.metadata
+import re
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 from numpy.typing import NDArray
 
 from specgrove.structures.structured_output import JSON_BLANKS, StructuredOutput, StructureKind
@@ -28,6 +30,8 @@ ENGINE = f"llguidance {importlib.metadata.version('llguidance')}"
 # A state is 1 to 2 kB. What needs more of them, or more time than llguidance's other limits leave a step, ends with an error.
 _LIMITS = LLParserLimits(max_items_in_row=10_000, max_lexer_states=25_000, verbose_errors=False)
 _MAX_NUM_KEPT = 16
+_GBNF_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
+_NUM_ASCII = 128
 # It names options of its own.
 _SAID_OTHERWISE = {
     "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf": (
@@ -230,11 +234,19 @@ def _literal(text: str) -> str:
 
 def _lark_of(text: str) -> str:
     try:
-        return any_to_lark(text)
+        return text if is_lark_syntax(text) else gbnf_to_lark(_GBNF_ESCAPE.sub(_escaped, text))
     except RecursionError:
         raise
     except Exception as error:
         raise ValueError(f"is neither Lark nor GBNF: {error}") from error
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A character of GBNF that is written by its number: the conversion takes zeros off, which makes other characters of some."""
+    code = int(found[0][2:], 16) if len(found[0]) > 2 else None
+    if code is None or code > sys.maxunicode or 0xD800 <= code <= 0xDFFF:  # half a character
+        return found[0]
+    return f"\\x{code:02x}" if code < _NUM_ASCII else chr(code)
 
 
 def _told(error: str) -> str:

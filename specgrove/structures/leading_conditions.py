@@ -1,6 +1,7 @@
 """Patterns that begin with conditions (lookaheads), as several patterns without any. Used by ``understood_schemas``.
 
-Rules for passwords are written so, ``^(?=.*[A-Z])(?=.*[0-9]).{8,}$``, and pydantic's decimal numbers, ``^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$``.
+Rules for passwords are written so, ``^(?=.*[A-Z])(?=.*[0-9]).{8,}$``, and pydantic's decimal numbers,
+``^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$``.
 Invariant: the same texts fit all of the patterns as fit the one.
 """
 

@@ -99,6 +99,23 @@ def test_parts_of_text_are_lines() -> None:
     assert messages_of([{"role": "user", "content": parts}]) == [("user", "a\nb")]
 
 
+def test_what_an_assistant_refused_with_is_what_it_said() -> None:
+    said = {"role": "assistant", "content": None, "refusal": "No."}
+    assert messages_of([said]) == [("assistant", "No.")]
+    assert messages_of([said | {"content": "Yes."}]) == [("assistant", "Yes.")]
+    assert messages_of([said | {"refusal": None}]) == [("assistant", "")]
+    assert messages_of([{"role": "assistant", "content": None}]) == [("assistant", "")]
+    assert messages_of([{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]) == [
+        ("assistant", "No.")
+    ]
+
+
+@pytest.mark.parametrize("calls", [{"id": "c"}, ["c"], "c", 5])
+def test_calls_that_are_no_list_of_objects_are_told(calls: object) -> None:
+    with pytest.raises(InvalidRequestError, match=r"chat.messages\[0\].tool_calls: must be a list of objects"):
+        request_to_proto([{"role": "assistant", "content": "", "tool_calls": calls}])
+
+
 def test_what_else_a_message_has_goes_to_the_template() -> None:
     calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
     prompt: Any = [

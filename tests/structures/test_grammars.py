@@ -272,3 +272,25 @@ def test_json_is_written_as_its_schema_orders_it() -> None:
     assert has_ended
     assert list(json.loads(TINY.decode(output))) == ["b", "a"]
     assert re.match(r'\{\s*"b"', TINY.decode(output))
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        (r'root ::= "\u0041BC"', "ABC", "BC"),  # without zeros it would be U+41BC
+        (r'root ::= "\x41" [\u0042-\u0044]', "AC", "AE"),
+        (r'root ::= "\u00e9" | "\U0001F600" | "\xe8"', "\u00e9", "e"),
+        (r'root ::= "\u0022\u005c" [\u005d]', '"\\]', '"]'),
+        (r'root ::= "\\u0041"', r"\u0041", "A"),
+    ],
+)
+def test_characters_of_gbnf_by_their_numbers(text: str, right: str, wrong: str) -> None:
+    tokenizer = Tokenizer(shapes.byte_level_backend().to_str().encode(), {"eos_token": "</s>"}, None)
+
+    def fits_whole(output: str) -> bool:
+        matcher = GrammarCompiler(tokenizer).matcher(grammar(text))
+        token_ids = tokenizer.encode(output)
+        return matcher.num_possible(token_ids) == len(token_ids)
+
+    assert fits_whole(right)
+    assert not fits_whole(wrong)

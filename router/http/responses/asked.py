@@ -8,15 +8,19 @@ from typing import Any
 from router.http.asking import AskedPrompt, asked_chat
 from router.http.bodies import ChatBody, Generation
 from router.http.errors import SentNames
+from router.http.refused import changes_nothing, refusals
 from router.http.responses.bodies import ResponsesBody
 from specgrove.client.json_values import check_json
 from specgrove.errors import InvalidRequestError
 
 # Metadata is for the answer alone.
 _SAME = (*(Generation.model_fields.keys() - {"metadata"}), "parallel_tool_calls", "chat_template_kwargs")
+_OF_TEXT = ("format", "verbosity")
 # The answer has them as they were sent: an answer that can't be written would be found out at its end.
 _REPEATED = ("metadata", "text", "tools", "tool_choice")
 _TEXT_TYPES = ("input_text", "output_text", "text")
+# What the assistant refused with is what it said.
+_TEXT_NAMES = {"refusal": "refusal", **dict.fromkeys(_TEXT_TYPES, "text")}
 _Message = dict[str, Any]
 
 
@@ -65,8 +69,10 @@ def _response_format(text: object) -> object:
     """As chat completions have it: the schema's keys are one level lower there."""
     if text is None:
         return None
-    if not isinstance(text, Mapping) or {name for name, value in text.items() if value is not None} - {"format"}:
-        raise InvalidRequestError.of("text", "must be an object with format and nothing else")
+    if not isinstance(text, Mapping) or {name for name, value in text.items() if value is not None} - set(_OF_TEXT):
+        raise InvalidRequestError.of("text", f"must be an object with {' and '.join(_OF_TEXT)}, and nothing else")
+    if not changes_nothing("verbosity", text.get("verbosity") or "medium"):
+        raise InvalidRequestError.of("text.verbosity", refusals()["verbosity"])
     match text.get("format"):
         case {"type": "json_schema", **keys}:
             return {"type": "json_schema", "json_schema": keys}
@@ -95,14 +101,37 @@ def _messages_of(body: ResponsesBody) -> list[tuple[str, _Message]]:
         return [*messages, ("input", {"role": "user", "content": body.input})]
     if not isinstance(body.input, list) or not body.input:
         raise InvalidRequestError.of("input", "must be a text or a list of items, e.g. messages")
+    reasoning = ""
     for index, item in enumerate(body.input):
         name = f"input[{index}]"
+        if isinstance(item, Mapping) and item.get("type") == "reasoning":
+            reasoning = _reasoning_of(name, item)
+            continue
         message = _message_of(name, item)
+        if reasoning and message["role"] == "assistant":
+            message["reasoning_content"] = reasoning
+        reasoning = ""
         if _continues(messages, message):
-            messages[-1][1].setdefault("tool_calls", []).extend(message["tool_calls"])
+            messages[-1][1].setdefault("tool_calls", []).extend(message.pop("tool_calls"))
+            messages[-1][1].update({key: value for key, value in message.items() if key not in messages[-1][1]})
         else:
             messages.append((name, message))
+    if not messages:
+        raise InvalidRequestError.of("input", "holds no message")
     return messages
+
+
+def _reasoning_of(name: str, item: Mapping[str, object]) -> str:
+    """What was thought before the next item, which templates may read with it: itself or, where that isn't there, its summary."""
+    for key in ("content", "summary"):
+        parts = item.get(key) or []
+        if not isinstance(parts, list) or not all(
+            isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts
+        ):
+            raise InvalidRequestError.of(f"{name}.{key}", "must be a list of parts with text")
+        if text := "\n".join(part["text"] for part in parts):
+            return text
+    return ""
 
 
 def _continues(messages: list[tuple[str, _Message]], message: _Message) -> bool:
@@ -115,7 +144,9 @@ def _message_of(name: str, item: object) -> _Message:
         raise InvalidRequestError.of(name, "must be an object")
     match item.get("type") or "message":
         case "message":
-            return {"role": _text(name, item, "role"), "content": _text_of(f"{name}.content", item.get("content"))}
+            role, content = _text(name, item, "role"), item.get("content")
+            is_empty = role == "assistant" and content is None
+            return {"role": role, "content": "" if is_empty else _text_of(f"{name}.content", content)}
         case "function_call":
             call_id, function, arguments = (_text(name, item, key) for key in ("call_id", "name", "arguments"))
             call = {"id": call_id, "type": "function", "function": {"name": function, "arguments": arguments}}
@@ -124,7 +155,7 @@ def _message_of(name: str, item: object) -> _Message:
             output = _text_of(f"{name}.output", item.get("output"))
             return {"role": "tool", "tool_call_id": _text(name, item, "call_id"), "content": output}
         case other:
-            description = f"must be message, function_call or function_call_output, got {other!r:.64}"
+            description = f"must be message, function_call, function_call_output or reasoning, got {other!r:.64}"
             raise InvalidRequestError.of(f"{name}.type", description)
 
 
@@ -141,13 +172,12 @@ def _text_of(name: str, content: object) -> str:
         return content
     if not isinstance(content, list):
         raise InvalidRequestError.of(name, "is missing" if content is None else "must be a text or a list of parts")
-    for index, part in enumerate(content):
-        if (
-            not isinstance(part, Mapping)
-            or part.get("type") not in _TEXT_TYPES
-            or not isinstance(part.get("text"), str)
-        ):
-            raise InvalidRequestError.of(
-                f"{name}[{index}]", "must be a part of text, {'type': 'input_text', 'text': ...}"
-            )
-    return "\n".join(part["text"] for part in content)
+    return "\n".join(_part_text(f"{name}[{index}]", part) for index, part in enumerate(content))
+
+
+def _part_text(name: str, part: object) -> str:
+    if isinstance(part, Mapping) and isinstance(kind := part.get("type"), str) and kind in _TEXT_NAMES:
+        text = part.get(_TEXT_NAMES[kind])
+        if isinstance(text, str):
+            return text
+    raise InvalidRequestError.of(name, "must be a part of text, {'type': 'input_text', 'text': ...}")

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from router.http.log_probs import completion_log_probs
+from router.http.log_probs import completion_log_probs, text_end
 from specgrove.v1 import router_pb2
+
+
+def test_special_tokens_that_a_prompt_writes_out_have_their_place_in_it() -> None:
+    """Not those that the tokenizer adds, and no part of a character."""
+    pieces = [("", b"<s>"), ("", b"<u>"), ("a", b"a"), ("", b"\xc3"), ("\u00e9", b"\xa9"), ("", b"<e>")]
+    tokens = [router_pb2.PromptToken(text=text, token_bytes=token_bytes) for text, token_bytes in pieces]
+    assert completion_log_probs(tokens, 0, "<u>a\u00e9<e>")["text_offset"] == [0, 0, 3, 4, 4, 5]
+    assert text_end(tokens, 0, "<u>a\u00e9<e>") == 8
+    assert completion_log_probs(tokens, 0)["text_offset"] == [0, 0, 0, 1, 1, 2]
 
 
 def test_of_tokens_that_are_written_alike_the_most_probable_is_told() -> None:

@@ -151,7 +151,15 @@ async def test_what_was_answered_can_be_sent_back(api: AsyncOpenAI) -> None:
         ({"input": [{"content": "x"}]}, "input[0].role", "is missing"),
         ({"input": [{"role": "user"}]}, "input[0].content", "is missing"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]", "a part of text"),
-        ({"input": [{"type": "reasoning", "id": "r"}]}, "input[0].type", "must be message, function_call or"),
+        ({"input": [{"type": "item_reference", "id": "r"}]}, "input[0].type", "must be message, function_call,"),
+        ({"input": [{"type": "reasoning", "id": "r", "summary": []}]}, "input", "holds no message"),
+        ({"input": [{"type": "reasoning", "summary": "x"}]}, "input[0].summary", "must be a list of parts with text"),
+        ({"include": ["message.output_text.logprobs"]}, "include", "ask /v1/chat/completions for log-probabilities"),
+        ({"reasoning": {"effort": "low", "summary": "auto"}}, "reasoning", "chat_template_kwargs"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity", "chat_template_kwargs"),
+        ({"text": {"style": "x"}}, "text", "must be an object with format and verbosity, and nothing else"),
+        ({"messages": []}, "messages", "is no field of this endpoint; is input meant?"),
+        ({"response_format": {}}, "response_format", "is text meant?"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id", "is missing"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]", "must be a function"),
         ({"max_output_tokens": 600}, "max_output_tokens", "must be at most"),
@@ -160,7 +168,7 @@ async def test_what_was_answered_can_be_sent_back(api: AsyncOpenAI) -> None:
         ({"store": True}, "store", "must be false: nothing is kept"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "send the whole conversation as input"),
         ({"text": {"format": {"type": "json"}}}, "text.format", "must be"),
-        ({"max_tokens": 5}, "max_tokens", "is no field of this endpoint"),
+        ({"max_tokens": 5}, "max_tokens", "is no field of this endpoint; is max_output_tokens meant?"),
     ],
 )  # fmt: skip
 async def test_wrong_requests_name_the_clients_field(suite: ToySuite, wrong: Any, param: str, message: str) -> None:
@@ -186,6 +194,43 @@ async def test_what_is_null_counts_as_left_out(suite: ToySuite) -> None:
     assert answer["output"][0]["content"] == plain["output"][0]["content"]
     assert {name: answer[name] for name in nulls} == {name: plain[name] for name in nulls}
     assert answer["text"] == {"format": {"type": "text"}}
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"include": ["reasoning.encrypted_content", "web_search_call.action.sources"]},
+        {"reasoning": {"summary": "auto", "effort": None}},
+        {"text": {"verbosity": "medium"}},
+    ],
+)
+async def test_what_agents_send_always_asks_for_nothing(suite: ToySuite, nothing: dict[str, object]) -> None:
+    plain, answer = [
+        (await ask(suite, "/v1/responses", {"input": "hi", "seed": 0, "max_output_tokens": 5} | more)).json
+        for more in ({}, nothing)
+    ]
+    assert answer["output"][0]["content"] == plain["output"][0]["content"]
+
+
+async def test_what_was_thought_goes_to_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other models, too: conversations are sent on."""
+    template = "{% for m in messages %}[{{ m.role }}{{ m.reasoning_content }}]{{ m.content }}{% if m.tool_calls %}!{% endif %}{% endfor %}"
+    monkeypatch.setattr("tests.router.toy_services.CHAT_TEMPLATE", template)
+    call = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"}
+    thought = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": None}
+    items: list[Any] = [
+        {"role": "user", "content": "a"},
+        thought | {"content": [{"type": "reasoning_text", "text": "Hm."}]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        thought | {"summary": [{"type": "summary_text", "text": "Well."}]},
+        call,
+        thought,
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "b"},
+    ]
+    async with http_suite() as suite, api_of(suite) as api:
+        answer = await api.responses.create(**BODY | {"input": items})
+    assert answer.output_text == text_of(prompt="[user]a[assistantHm.]No.![assistant][user]b")
 
 
 async def test_a_wrong_model_is_told_before_a_stream(api: AsyncOpenAI) -> None:
