@@ -137,6 +137,8 @@ def make_app(
             allow_origins=settings.origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
+            # Browsers ask so for addresses of one's own network; which pages may ask is said already.
+            allow_private_network=True,
             expose_headers=("retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS),
         )
     app.add_middleware(ResponseCounting, counts=response_counts)

@@ -27,8 +27,14 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_num_bytes:
-            await _read_off(receive)
-            await http_failure(413, self._refusal).response()(scope, receive, send)
+            response = http_failure(413, self._refusal).response()
+            if Headers(scope=scope).get("expect", "").lower() == "100-continue":
+                response.headers["connection"] = (
+                    "close"  # the client, curl for one, waits with its body, and need not send it
+                )
+            else:
+                await _read_off(receive)
+            await response(scope, receive, send)
             return
         num_bytes = 0
 

@@ -225,6 +225,17 @@ async def test_a_body_without_a_length_is_counted(suite: ToySuite) -> None:
     writer.close()
 
 
+async def test_a_client_that_asks_first_need_not_send_what_is_too_much(suite: ToySuite) -> None:
+    """As curl does from 1 MiB on: it was told to go on, and refused when all had come."""
+    host, port = http_address(suite).split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n"
+    writer.write(head + b"expect: 100-Continue\r\n\r\n")
+    async with asyncio.timeout(LIMIT_S):
+        assert b" 413 " in (await reader.read()).partition(b"\r\n")[0]
+    writer.close()
+
+
 async def test_unknown_paths_methods_and_models(suite: ToySuite) -> None:
     assert (await ask(suite, "/nope")).error["code"] == "not_found"
     assert (await ask(suite, COMPLETIONS)).status == 405
@@ -256,3 +267,7 @@ async def test_browsers_may_ask_from_allowed_pages_only() -> None:
             reply = await ask(suite, CHAT, method="OPTIONS", headers={"origin": origin, **asked})
             assert reply.status == status
             assert reply.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+        # Chrome asks so where the router is in the network that the browser is in.
+        private = {"origin": "https://a.example", "access-control-request-private-network": "true", **asked}
+        reply = await ask(suite, CHAT, method="OPTIONS", headers=private)
+        assert (reply.status, reply.headers["access-control-allow-private-network"]) == (200, "true")
