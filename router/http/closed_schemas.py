@@ -28,7 +28,13 @@ def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 def _adds_up(part: Mapping[str, Any]) -> bool:
     others = part.get("allOf", ())
     is_list = isinstance(others, list)
-    return (is_list and len(others) > 1) or ("properties" in part and bool(_NAMES_MORE & part.keys()))
+    said = _said(part)
+    return (is_list and len(others) > 1) or ("properties" in said and bool(_NAMES_MORE & said))
+
+
+def _said(schema: Mapping[str, Any]) -> set[str]:
+    """Its keywords. One that is null counts as left out: serialisers write all that a schema may have."""
+    return {key for key, value in schema.items() if value is not None}
 
 
 def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
@@ -54,7 +60,7 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     made = {key: _closed_value(key, value) for key, value in schema.items()}
-    if "properties" in made and not _SAYS_ITSELF & made.keys():
+    if "properties" in (said := _said(made)) and not _SAYS_ITSELF & said:
         made["additionalProperties"] = False
         made["properties"] = _with_required(made["properties"], made.get("required"))
     return made

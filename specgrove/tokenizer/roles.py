@@ -1,6 +1,7 @@
 """Roles of messages that a chat template doesn't know, and would leave out without a word. Used by ``chat_template``.
 
-OpenAI's newer clients write ``developer`` where others write ``system``. Invariant: a message reaches the text, or its role is an error.
+OpenAI's newer clients write ``developer`` where others write ``system``, and send several such messages, of which many templates take the
+first alone. Invariant: a message reaches the text, or its role is an error.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ Conversation = Sequence[Mapping[str, object]]
 # These are what templates are made for; what they do with them is theirs to say.
 _USUAL = ("user", "assistant", "system")
 _DEVELOPER = "developer"
+_INSTRUCTIONS = ("system", _DEVELOPER)
 _OTHER = "specgrove"
 _GREETING, _WORD = "Hello", "Certainly"
 
@@ -27,14 +29,30 @@ class KnownRoles:
 
     def known(self, conversation: Conversation) -> Conversation:
         """The conversation with roles that the template knows. Raises ``ValueError`` where it would leave messages out."""
-        if self._takes_all:
-            return conversation
         if not self._takes_developer:
             conversation = [_as_system(message) for message in conversation]
+        conversation = self._with_instructions(conversation)
+        if self._takes_all:
+            return conversation
         for role in dict.fromkeys(str(message.get("role")) for message in conversation):
             if role not in _USUAL and self._leaves_out(role):
                 raise ValueError(f"the chat template leaves out messages of the role {role!r}")
         return conversation
+
+    def _with_instructions(self, conversation: Conversation) -> Conversation:
+        """Those that lead are one message where the template doesn't take several. Raises ``ValueError`` where it leaves out later ones."""
+        given = list(conversation)
+        while len(given) > 1 and (role := given[0].get("role")) in _INSTRUCTIONS and given[1].get("role") == role:
+            contents = [message.get("content") for message in given[:2]]
+            if not all(isinstance(content, str) for content in contents) or _WORD in self._tried(
+                _instructed(str(role), 1)
+            ):
+                break
+            given[:2] = [{**given[0], "content": "\n\n".join(map(str, contents))}]
+        for role in dict.fromkeys(str(message.get("role")) for message in given[1:]):
+            if role in _INSTRUCTIONS and _GREETING in (text := self._tried(_instructed(role, 3))) and _WORD not in text:
+                raise ValueError(f"the chat template leaves out messages of the role {role!r} that are not the first")
+        return given
 
     def _takes(self, role: str) -> bool:
         return any(_WORD in self._tried(conversation) for conversation in _conversations(role))
@@ -47,6 +65,12 @@ class KnownRoles:
 
 def _as_system(message: Mapping[str, object]) -> Mapping[str, object]:
     return {**message, "role": "system"} if message.get("role") == _DEVELOPER else message
+
+
+def _instructed(role: str, place: int) -> Conversation:
+    """A conversation that begins with instructions, and has some more at a place."""
+    talk = [{"role": other, "content": _GREETING} for other in (role, "user", "assistant", "user")]
+    return [*talk[:place], {"role": role, "content": _WORD}, *talk[place:]]
 
 
 def _conversations(role: str) -> tuple[Conversation, ...]:

@@ -31,6 +31,32 @@ def test_a_developer_is_the_system_where_the_template_knows_no_other(template: s
     assert rendered(template, ("user", "hi"), ("developer", "Be short.")) == "<user>hi<system>Be short."
 
 
+FIRST = (
+    "{% if messages[0].role == 'system' %}<s>{{ messages[0].content }}{% endif %}"
+    "{% for m in messages %}{% if m.role in ('user', 'assistant') %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+)
+FIRST_ONLY = FIRST.replace(
+    "{% endif %}{% endfor", "{% elif not loop.first %}{{ raise_exception('System first.') }}{% endif %}{% endfor"
+)
+
+
+@pytest.mark.parametrize("template", [FIRST, FIRST_ONLY])
+def test_instructions_that_lead_are_one_message_where_the_template_takes_one(template: str) -> None:
+    """Agents send their own and the user's."""
+    leading = (("system", "Be short."), ("developer", "Be kind."), ("system", "Be."))
+    assert rendered(template, *leading, ("user", "hi")) == "<s>Be short.\n\nBe kind.\n\nBe.<user>hi"
+    assert rendered(BRANCHES, *leading, ("user", "hi")) == "<system>Be short.<system>Be kind.<system>Be.<user>hi"
+
+
+def test_instructions_that_would_be_left_out_later_are_refused() -> None:
+    conversation = (("system", "Be short."), ("user", "hi"), ("system", "Be kind."), ("user", "so"))
+    with pytest.raises(ValueError, match="leaves out messages of the role 'system' that are not the first"):
+        rendered(FIRST, *conversation)
+    with pytest.raises(ValueError, match="rejects these messages: System first"):
+        rendered(FIRST_ONLY, *conversation)
+    assert rendered(BRANCHES, *conversation) == "<system>Be short.<user>hi<system>Be kind.<user>so"
+
+
 def test_a_developer_stays_where_the_template_knows_it() -> None:
     assert rendered(ANY, ("developer", "Be short."), ("user", "hi")) == "<developer>Be short.<user>hi"
     knows = ANY.replace(

@@ -31,8 +31,9 @@ def calls_grammar(
     ]
     for name, function in zip(names, functions, strict=True):
         head = f'<tool_call>\n{{"name": {json.dumps(function["name"])}, "arguments": '
-        # A function without parameters has none.
-        arguments = _json(closed({"type": "object", "properties": {}, **(function.get("parameters") or {})}))
+        # A function without parameters has none. What is null counts as left out.
+        given = {key: value for key, value in (function.get("parameters") or {}).items() if value is not None}
+        arguments = _json(closed({"type": "object", "properties": {}, **given}))
         rules += [f"{name}: {_literal(head)} {name}_arguments {_TAIL}", f"{name}_arguments: {arguments}"]
     if content is not None:
         rules.append(f"content: {_json(content)}")

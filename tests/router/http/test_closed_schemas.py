@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from router.http.closed_schemas import closed
+from router.http.tool_calls.grammar import calls_grammar
 
 NUMBER = {"type": "integer"}
 OPEN: dict[str, Any] = {"type": "object", "properties": {"n": NUMBER}}
@@ -56,7 +57,18 @@ def test_what_is_required_is_named_too() -> None:
     """Closing it would leave nothing that it allows."""
     schema = {"properties": {"a": NUMBER}, "required": ["a", "b"]}
     assert closed(schema) == schema | {"properties": {"a": NUMBER, "b": {}}, "additionalProperties": False}
-    assert closed({"properties": None, "required": ["a"]})["properties"] is None
+
+
+def test_what_is_null_counts_as_left_out() -> None:
+    schema = {"properties": {"a": NUMBER}, "additionalProperties": None, "anyOf": None, "required": None}
+    assert closed(schema) == schema | {"additionalProperties": False}
+    assert closed({"properties": None}) == {"properties": None}
+
+
+def test_a_tool_whose_properties_are_null_takes_no_arguments() -> None:
+    """So Go writes a map without entries."""
+    function = {"name": "f", "parameters": {"type": "object", "properties": None}}
+    assert '"properties": {}, "additionalProperties": false' in calls_grammar([function], may_be_many=False)
 
 
 def test_a_schema_that_is_too_deep_is_the_routers_business() -> None:
