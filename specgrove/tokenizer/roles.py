@@ -6,6 +6,7 @@ first alone. Invariant: a message reaches the text, or its role is an error.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 Conversation = Sequence[Mapping[str, object]]
@@ -42,13 +43,12 @@ class KnownRoles:
     def _with_instructions(self, conversation: Conversation) -> Conversation:
         """Those that lead are one message where the template doesn't take several. Raises ``ValueError`` where it leaves out later ones."""
         given = list(conversation)
-        while len(given) > 1 and (role := given[0].get("role")) in _INSTRUCTIONS and given[1].get("role") == role:
-            contents = [message.get("content") for message in given[:2]]
-            if not all(isinstance(content, str) for content in contents) or _WORD in self._tried(
-                _instructed(str(role), 1)
-            ):
-                break
-            given[:2] = [{**given[0], "content": "\n\n".join(map(str, contents))}]
+        role = given[0].get("role") if given else None
+        leading = list(itertools.takewhile(lambda message: message.get("role") == role, given))
+        contents = [content for message in leading if isinstance(content := message.get("content"), str)]
+        is_many = role in _INSTRUCTIONS and 1 < len(leading) == len(contents)
+        if is_many and _WORD not in self._tried(_instructed(str(role), 1)):
+            given[: len(leading)] = [{**leading[0], "content": "\n\n".join(contents)}]
         for role in dict.fromkeys(str(message.get("role")) for message in given[1:]):
             if role in _INSTRUCTIONS and _GREETING in (text := self._tried(_instructed(role, 3))) and _WORD not in text:
                 raise ValueError(f"the chat template leaves out messages of the role {role!r} that are not the first")
