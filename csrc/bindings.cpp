@@ -23,6 +23,7 @@
 #include "cpu/thread_pool.h"
 #include "cpu/tile_product.h"
 #include "cpu/trees.h"
+#include "cpu/turn_watch.h"
 
 using namespace specgrove;
 
@@ -229,6 +230,13 @@ void bind_sampling(py::module_& module) {
       NoGil());
 }
 
+void bind_turn_watch(py::module_& module) {
+  py::class_<TurnWatch>(module, "TurnWatch")
+      .def(py::init<double, int>(), py::arg("timeout_s"), py::arg("signal"))
+      .def("beat", &TurnWatch::beat)
+      .def("stop", &TurnWatch::stop, NoGil());
+}
+
 void bind_trees(py::module_& module) {
   using Arrays = std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::vector<double>, std::vector<uint64_t>>;
   module.def("merge_trees", [](const std::vector<Arrays>& arrays, int64_t max_num_nodes) {
@@ -255,4 +263,5 @@ PYBIND11_MODULE(_native, module) {
   bind_program(module);
   bind_sampling(module);
   bind_trees(module);
+  bind_turn_watch(module);
 }

@@ -14,8 +14,10 @@ class Watched:
         self.dog = Watchdog(10.0, lambda: self.now_s, self.told.append)
 
     def after(self, seconds: float) -> list[str]:
-        self.now_s += seconds
-        self.dog.check()
+        while seconds > 0:  # it looks about once a second
+            self.now_s += min(seconds, 1.0)
+            seconds -= 1.0
+            self.dog.look()
         return self.told
 
 
@@ -42,3 +44,22 @@ def test_whoever_has_stopped_is_not_watched() -> None:
     watched.dog.begin()
     watched.dog.stop()
     assert watched.after(100.0) == []
+
+
+def test_the_time_for_which_the_process_was_stopped_does_not_count() -> None:
+    watched = Watched()
+    watched.dog.begin()
+    assert watched.after(9.0) == []
+    watched.now_s += 3600.0
+    watched.dog.look()
+    assert watched.told == []
+    assert watched.after(2.0) == ["a step has not ended in 10 s"]
+
+
+def test_what_begins_after_a_stop_has_all_of_its_time() -> None:
+    watched = Watched()
+    watched.now_s += 3600.0
+    watched.dog.look()
+    watched.dog.begin()
+    assert watched.after(10.0) == []
+    assert watched.after(1.0) == ["a step has not ended in 10 s"]
