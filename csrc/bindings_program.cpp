@@ -1,6 +1,7 @@
 // The program of a pass for Python. Ops come with named fields, and so do the rows of a pass: see program.h.
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -40,17 +41,34 @@ std::vector<AskedRow> asked_rows(const std::vector<Choice>& choices, float* logi
 using FoundTuple = std::tuple<int64_t, int64_t, double, Proposals>;
 using LevelTuple = std::tuple<int64_t, int64_t, CandidateRow>;
 
-void bind_draft_levels(py::class_<Program>& program_class) {
+void bind_draft_levels(py::module_& module, py::class_<Program>& program_class) {
+  py::class_<ReadRows>(module, "ReadRows")
+      .def(py::init([](Program& program, int64_t num_rows, Address token_ids, const py::bytes& hidden,
+                       CandidateRow choice, Address places, Address logits, Address log_sum_exp) {
+             const std::string_view values(hidden);  // of the bytes, which the caller keeps
+             return ReadRows{&program,
+                             num_rows,
+                             at<int64_t>(token_ids),
+                             reinterpret_cast<const BFloat16*>(values.data()),
+                             static_cast<int64_t>(values.size() / sizeof(BFloat16)) / num_rows,
+                             choice,
+                             at<int32_t>(places),
+                             at<float>(logits),
+                             at<float>(log_sum_exp)};
+           }),
+           py::kw_only(), arg("program"), arg("num_rows"), arg("token_ids"), arg("hidden"), arg("choice"),
+           arg("places"), arg("logits"), arg("log_sum_exp"), py::keep_alive<1, 2>(), py::keep_alive<1, 5>());
   program_class.def(
       "draft_levels",
-      [](Program& program, Address context_slots, int64_t context_len, int64_t first_position, Address root_state,
-         int64_t state_size, Proposals root_proposals, const std::vector<LevelTuple>& levels, int64_t max_num_nodes,
-         double min_level_prob, int64_t num_kept, float noise_weight, std::vector<int32_t> slots,
+      [](Program& program, Address context_slots, int64_t context_len, int64_t first_position, const ReadRows* read,
+         Address root_state, int64_t state_size, Proposals root_proposals, const std::vector<LevelTuple>& levels,
+         int64_t max_num_nodes, double min_level_prob, int64_t num_kept, float noise_weight, std::vector<int32_t> slots,
          int64_t num_candidates, Address token_ids, int64_t vocab_size, const KvCaches& caches, Address states) {
         LevelDraft draft{};
         draft.context_slots = at<int32_t>(context_slots);
         draft.context_len = context_len;
         draft.first_position = first_position;
+        draft.read = read;
         draft.root_state = at<float>(root_state);
         draft.state_size = state_size;
         draft.root_proposals = std::move(root_proposals);
@@ -67,18 +85,18 @@ void bind_draft_levels(py::class_<Program>& program_class) {
         draft.vocab_size = vocab_size;
         draft.caches = &caches;
         draft.states = at<float>(states);
-        std::vector<FoundNode> found;
+        Drafted found;
         {
           const py::gil_scoped_release no_gil;
           found = draft_levels(program, draft);
         }
         std::vector<FoundTuple> nodes;
-        for (FoundNode& node : found) {
+        for (FoundNode& node : found.nodes) {
           nodes.emplace_back(node.parent, node.token_id, node.log_prob, std::move(node.proposals));
         }
-        return nodes;
+        return std::make_pair(std::move(found.root_proposals), std::move(nodes));
       },
-      py::kw_only(), arg("context_slots"), arg("context_len"), arg("first_position"), arg("root_state"),
+      py::kw_only(), arg("context_slots"), arg("context_len"), arg("first_position"), arg("read"), arg("root_state"),
       arg("state_size"), arg("root_proposals"), arg("levels"), arg("max_num_nodes"), arg("min_level_prob"),
       arg("num_kept"), arg("noise_weight"), arg("slots"), arg("num_candidates"), arg("token_ids"), arg("vocab_size"),
       arg("caches"), arg("states"));
@@ -125,7 +143,7 @@ void bind_program(py::module_& module) {
           },
           arg("place"), arg("width"))
       .def_property_readonly("num_rows", &Program::num_rows);
-  bind_draft_levels(program_class);
+  bind_draft_levels(module, program_class);
 }
 
 }  // namespace specgrove

@@ -11,7 +11,8 @@ further one: each draft begins with what true hidden states give.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from array import array
+from dataclasses import replace
 
 import torch
 
@@ -20,37 +21,21 @@ from specgrove.kernels.candidates import CandidateRow
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
 from specgrove.loop.works import TreeShape
 from specgrove.models.hidden_state.spec import HiddenSsmSpec
+from specgrove.program.level_draft import DraftedLevels, KnownRoot, UnreadRows
 from specgrove.runtime.hidden_state_runner import HiddenStatePass, HiddenStateRunner
+from specgrove.runtime.hidden_values import tensor_of
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
-from ssm_service.draft_tree import Beam, Expansion
+from ssm_service.draft_tree import ROOT, Beam, Expansion
 from ssm_service.drafts import Draft, DraftRows, EndedDraft
 from ssm_service.first_choices import NUM_OF_SESSION, FirstChoices
 from ssm_service.growth import GrownRows
+from ssm_service.hidden_passes import HiddenPasses, RowsToRun
 from ssm_service.nodes import Nodes, Proposals
 from ssm_service.one_call import compute_levels, is_short
 from ssm_service.pair_cache import PairCache, one_after_another, rows_of
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
 from ssm_service.proposing import NUM_AHEAD, best_proposals, row_of
-
-
-@dataclass(slots=True)
-class _Rows:
-    """One of the two passes: its rows, and what is fed to them."""
-
-    builder: PassBuilder = field(default_factory=PassBuilder)
-    fed: list[torch.Tensor] = field(default_factory=list)
-    parts: list[DraftRows] = field(default_factory=list)
-    grown: list[GrownRows] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Pass:
-    """Passes over true pairs and over drafted ones, side by side; and the drafts that ended when they were begun."""
-
-    extend: _Rows = field(default_factory=_Rows)
-    level: _Rows = field(default_factory=_Rows)
-    finished: list[EndedDraft] = field(default_factory=list)
 
 
 class HiddenStateSsm(PassDrafter[PairCache]):
@@ -73,7 +58,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         self.runner = runner
         self.first_choices = first_choices or FirstChoices(name, spec.first_choice_floor)
         self._window = min(spec.hidden_window, runner.num_slots)
-        self._pass: _Pass | None = None
+        self._pass: HiddenPasses | None = None
         self._lost: set[str] = set()  # sessions whose hidden states were dropped for want of room
 
     @property
@@ -156,7 +141,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
 
     def start_pass(self) -> None:
         """See ``PassDrafter``."""
-        begun = self._pass = _Pass()
+        begun = self._pass = HiddenPasses()
         budget = ChunkBudget(self._max_num_chunk_tokens)
         for session_id, draft in list(self._drafts.items()):
             cache = self._caches[session_id]
@@ -170,13 +155,15 @@ class HiddenStateSsm(PassDrafter[PairCache]):
                 begun.finished.append(self._end(session_id))
                 continue
             try:
-                if draft.chunk_len:
+                if draft.chunk_len == num_missing > 0 and self._is_one_call(draft, num_missing):
+                    begun.alone.append(self._draft_alone(session_id, draft, cache))
+                elif draft.chunk_len:
                     self._add_pairs(begun.extend, session_id, draft, cache)
                 else:
                     self._add_level(begun.level, session_id, draft, cache)
             except ResourceExhaustedError:
                 begun.finished.append(self._end_without_room(session_id))
-        if not (begun.extend.parts or begun.level.parts or begun.finished):
+        if not (begun.extend.parts or begun.level.parts or begun.alone or begun.finished):
             self._add_growth(begun.level)
         self.num_rows += begun.extend.builder.num_rows + begun.level.builder.num_rows
         if begun.extend.parts:
@@ -196,7 +183,9 @@ class HiddenStateSsm(PassDrafter[PairCache]):
             self._grow_rows(begun.level.parts, self.runner.finish())
         if begun.level.grown:
             self._take_growth(begun.level.grown, self.runner.finish())
-        parts = begun.extend.parts + begun.level.parts
+        for part, proposals in begun.alone:
+            self._grow([part], [proposals])
+        parts = begun.extend.parts + begun.level.parts + [part for part, _ in begun.alone]
         return begun.finished + [self._end(part.session_id) for part in parts if part.draft.is_complete]
 
     def discard(self) -> None:
@@ -215,28 +204,32 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         self._proposals([CandidateRow(0)] * num_rows, self.runner.finish(), 1)
         return (time.perf_counter() - started_s) * 1e3
 
-    def _add_pairs(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
+    def _add_pairs(self, rows: RowsToRun, session_id: str, draft: Draft, cache: PairCache) -> None:
+        token_ids, states = self._next_pairs(draft, cache)
+        asked = rows.builder.add(cache.slots, token_ids, chunk_logits=True, first_position=cache.first_position)
+        rows.fed.append(tensor_of(states))
+        rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
+
+    def _next_pairs(self, draft: Draft, cache: PairCache) -> tuple[list[int], HiddenStates]:
+        """Those of a draft's chunk, which have slots from now on."""
         first, chunk_len = cache.end_of_pairs, draft.chunk_len
         cache.slots.extend(self._allocate(chunk_len))
         self.read_counts.num_computed_tokens += chunk_len
-        chunk = self._fed(draft.token_ids[first + 1 : first + 1 + chunk_len])
-        asked = rows.builder.add(cache.slots, chunk, chunk_logits=True, first_position=cache.first_position)
-        rows.fed.append(cache.read(chunk_len))
-        rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
+        return self._fed(draft.token_ids[first + 1 : first + 1 + chunk_len]), cache.read(chunk_len)
 
-    def _add_level(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
+    def _add_level(self, rows: RowsToRun, session_id: str, draft: Draft, cache: PairCache) -> None:
         draft.asked = draft.unknown()
         new = draft.new_rows(self._allocate(len(draft.asked)))
         asked = self._add_tree(rows, cache, new, [draft.place_of[node] for node in draft.asked])
         rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
 
-    def _add_growth(self, rows: _Rows) -> None:
+    def _add_growth(self, rows: RowsToRun) -> None:
         rows.grown = self._next_growth()
         for part in rows.grown:
             cache = self._caches[part.session_id]
             part.rows = self._add_tree(rows, cache, cache.nodes.rows(part.places), part.places)
 
-    def _add_tree(self, rows: _Rows, cache: PairCache, new: TreeRows, places: list[int]) -> range:
+    def _add_tree(self, rows: RowsToRun, cache: PairCache, new: TreeRows, places: list[int]) -> range:
         new = replace(new, token_ids=self._fed(list(new.token_ids)))
         rows.fed.append(rows_of([cache.state_of[cache.nodes.parents[place]] for place in places]))
         return rows.builder.add(cache.slots, (), new, first_position=cache.first_position)
@@ -269,10 +262,10 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         self._grow_rows(read, found)
 
     def _grow_from_last(self, session_id: str, draft: Draft, cache: PairCache) -> None:
-        if cache.last is None or not draft.tree.num_children():
+        if (last := cache.last_pass) is None or not draft.tree.num_children():
             draft.is_complete = True
             return
-        found, row = cache.last
+        found, row = last
         self._grow_rows([DraftRows(session_id, draft, range(row, row + 1), draft.tree.num_children())], found)
 
     def _grow_rows(self, parts: list[DraftRows], found: HiddenStatePass) -> None:
@@ -290,16 +283,29 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         for part in parts:
             if part.draft.tree.depth == 0 and (best := proposals[part.rows.start]) is not None:
                 self._caches[part.session_id].first_choice = (len(part.draft.token_ids), best[0][0])
-                is_alone = len(self._drafts) == 1
-                if is_alone and self.runner.drafts_levels and is_short(part.draft.tree, self.spec):
-                    self._draft_levels(part, best)
+                if self._is_one_call(part.draft):
+                    self._draft_levels(part, KnownRoot(*self._caches[part.session_id].state_of[ROOT], best))
         self._grow(parts, proposals)
 
-    def _draft_levels(self, part: DraftRows, proposals: Proposals) -> None:
+    def _is_one_call(self, draft: Draft, num_unread: int = 0) -> bool:
+        """Whether one call reads so many tokens and computes all levels."""
+        return len(self._drafts) == 1 and self.runner.drafts_levels and is_short(draft.tree, self.spec, num_unread)
+
+    def _draft_alone(self, session_id: str, draft: Draft, cache: PairCache) -> tuple[DraftRows, Proposals | None]:
+        part = DraftRows(session_id, draft, range(1), draft.tree.num_children())
+        token_ids, states = self._next_pairs(draft, cache)
+        choice = row_of(len(draft.token_ids), 0, draft.sampling, self.spec.calibration)
+        found = self._draft_levels(part, UnreadRows(array("q", token_ids), states.values, choice))
+        proposals = cache.take_root(found, len(draft.token_ids))
+        self.num_rows += len(token_ids)
+        return part, proposals[: self._num_kept([part])] or None
+
+    def _draft_levels(self, part: DraftRows, root: KnownRoot | UnreadRows) -> DraftedLevels:
         draft, cache = part.draft, self._caches[part.session_id]
-        num_kept = self._num_kept([part])
-        self.num_rows += compute_levels(self.runner, draft, cache, proposals, self.slots, self.spec, num_kept)
+        found = compute_levels(self.runner, draft, cache, root, self.slots, self.spec, self._num_kept([part]))
+        self.num_rows += len(found.nodes)
         self.num_inner_passes += max(cache.nodes.depths, default=0)
+        return found
 
     def _proposals(self, rows: list[CandidateRow], found: HiddenStatePass, k: int) -> list[Proposals | None]:
         """Of each asked row, the most probable choices of the verifier."""

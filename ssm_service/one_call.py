@@ -1,5 +1,7 @@
 """All levels of a draft in one call of its runner, instead of a pass a level: Python and torch between the passes take time, too.
 
+The same call reads the tokens that came out since the draft before.
+
 Used by ``HiddenStateSsm`` where a draft is alone: several share their passes. Invariant: ``DraftTree`` alone decides what is in a tree.
 What is found here it finds known, as with a tree that has grown ahead; what is missed, passes compute.
 """
@@ -7,12 +9,11 @@ What is found here it finds known, as with a tree that has grown ahead; what is 
 from __future__ import annotations
 
 from specgrove.models.hidden_state.spec import HiddenSsmSpec
-from specgrove.program.level_draft import DraftLevel, LevelDraft
+from specgrove.program.level_draft import DraftedLevels, DraftLevel, KnownRoot, LevelDraft, UnreadRows
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from specgrove.runtime.shared_slots import SharedSlots
-from ssm_service.draft_tree import ROOT, DraftTree
+from ssm_service.draft_tree import DraftTree
 from ssm_service.drafts import Draft
-from ssm_service.nodes import Proposals
 from ssm_service.pair_cache import PairCache
 from ssm_service.proposing import row_of
 
@@ -21,37 +22,34 @@ MAX_NUM_PRODUCTS = 400_000_000
 the next pass than wait for longer. Where passes take several milliseconds, Python's time beside them is small anyway."""
 
 
-def is_short(tree: DraftTree, spec: HiddenSsmSpec) -> bool:
-    """Whether all levels of a tree may be computed in one call."""
+def is_short(tree: DraftTree, spec: HiddenSsmSpec, num_unread: int = 0) -> bool:
+    """Whether so many tokens may be read, and all levels of a tree computed, in one call; not where there are none."""
     has_large_head = not spec.has_own_head and spec.candidate_rank is None
     num_weights = spec.num_parameters + has_large_head * spec.hidden_size * spec.head_size
-    return _max_num_computed(tree) * num_weights <= MAX_NUM_PRODUCTS
+    return tree.num_children() > 0 and (num_unread + _max_num_computed(tree)) * num_weights <= MAX_NUM_PRODUCTS
 
 
 def compute_levels(
     runner: HiddenStateRunner,
     draft: Draft,
     cache: PairCache,
-    proposals: Proposals,
+    root: KnownRoot | UnreadRows,
     slots: SharedSlots,
     spec: HiddenSsmSpec,
     num_kept: int,
-) -> int:
-    """Computes what a draft's tree will read, as far as free slots go; how many nodes. ``proposals`` are the root's.
+) -> DraftedLevels:
+    """Computes what a draft's tree will read, as far as free slots go. ``root`` is the tree's; unread rows have their slots.
 
     Nothing else of the tree is known yet. Where idle sessions hold the slots, passes do the rest. ``num_kept``: proposals wanted of each
     node, at least.
     """
     taken = slots.allocate(min(_max_num_computed(draft.tree), slots.num_free))
-    states, row = cache.state_of[ROOT]
     shape, levels = draft.tree.shape, _levels(draft, spec)
     found = runner.draft_levels(
         LevelDraft(
             context_slots=cache.slots,
             first_position=cache.first_position + len(cache.slots),
-            states=states,
-            row=row,
-            proposals=proposals,
+            root=root,
             levels=levels,
             slots=taken,
             max_num_nodes=shape.max_num_nodes,
@@ -65,9 +63,9 @@ def compute_levels(
     for (parent, token_id, log_prob, following), slot in zip(found.nodes, taken, strict=False):
         place = nodes.add(parent, token_id, log_prob, slot)
         nodes.proposals[place] = following
-        cache.state_of[place] = found.states, place
+        cache.state_of[place] = found.states, 1 + place
     slots.free(taken[len(found.nodes) :])
-    return len(found.nodes)
+    return found
 
 
 def _max_num_computed(tree: DraftTree) -> int:

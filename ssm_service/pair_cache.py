@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.verifier_knowledge import HiddenStates, joined
+from specgrove.program.level_draft import DraftedLevels
 from specgrove.runtime.hidden_state_runner import HiddenStatePass
-from specgrove.runtime.hidden_values import tensor_of
+from ssm_service.draft_tree import ROOT
 from ssm_service.drafts import Cache
+from ssm_service.nodes import Proposals
 
 StateRow = tuple[torch.Tensor, int]
 """The states that a pass gave, float32 ``[num_rows, hidden_size]``, and a row of them."""
@@ -38,8 +40,10 @@ class PairCache(Cache):
     """``slots`` are those of pairs ``first_position`` and on."""
 
     first_position: int = 0
-    unread: torch.Tensor | None = None  # float32 [num_rows, L * target_hidden_size]: hidden states behind those pairs'
-    last: tuple[HiddenStatePass, int] | None = None  # what the last pair's pass gave, and its row there
+    unread: HiddenStates | None = None  # of the SSM's layers: those behind the pairs'
+    last: tuple[HiddenStatePass, int] | DraftedLevels | None = (
+        None  # what the last pair's pass gave and its row there, or its call
+    )
     state_of: dict[int, StateRow] = field(default_factory=dict)  # by place in nodes, or ROOT
     first_choice: tuple[int, int] | None = None  # of the last draft: its token's position, and its id
     num_tested: int = 0  # first choices that were counted
@@ -57,7 +61,23 @@ class PairCache(Cache):
     @property
     def end_position(self) -> int:
         """That of the first row whose hidden states aren't known."""
-        return self.end_of_pairs + (0 if self.unread is None else self.unread.shape[0])
+        return self.end_of_pairs if self.unread is None else self.unread.end_position
+
+    @property
+    def last_pass(self) -> tuple[HiddenStatePass, int] | None:
+        """What is known of the last pair as a pass gives it, and its row there."""
+        if isinstance(self.last, DraftedLevels):
+            assert self.last.root is not None, "it has read the pair"
+            return HiddenStatePass(self.last.states[:1], self.last.root.candidates), 0
+        return self.last
+
+    def take_root(self, found: DraftedLevels, num_committed: int) -> Proposals:
+        """What a call found of the last pair, which it has read; returns what may follow so many tokens: nothing where it is no numbers."""
+        assert found.root is not None, "it has read the pair"
+        self.state_of[ROOT], self.last, proposals = (found.states, 0), found, found.root.proposals
+        if proposals:
+            self.first_choice = num_committed, proposals[0][0]
+        return proposals
 
     def take(self, states: HiddenStates, layers: tuple[int, ...], window: int) -> list[int]:
         """Rows that are new; behind a gap they are a new beginning. Returns slots that are free now."""
@@ -67,23 +87,24 @@ class PairCache(Cache):
         if self.is_empty or states.first_position > self.end_position:
             freed = self._drop_pairs(len(self.slots))
             self.first_position, self.unread, self.last = states.first_position, None, None
-        rows = tensor_of(states.of_layers(layers).from_position(self.end_position))
-        self.unread = rows if self.unread is None else torch.cat([self.unread, rows])
-        num_unread = self.unread.shape[0]
-        freed += self._drop_pairs(min(len(self.slots) + num_unread - window, len(self.slots)))
-        if num_unread > window:
-            self.first_position += num_unread - window
-            self.unread = self.unread[-window:]
+        rows = states.from_position(self.end_position).of_layers(layers)
+        unread = self.unread = joined((self.unread, rows))
+        assert unread is not None
+        freed += self._drop_pairs(min(len(self.slots) + unread.num_tokens - window, len(self.slots)))
+        if unread.num_tokens > window:
+            self.unread = unread.newest(window)
+            self.first_position = self.unread.first_position
         return freed
 
-    def read(self, num_rows: int) -> torch.Tensor:
+    def read(self, num_rows: int) -> HiddenStates:
         """The next rows; their pairs are held from now on."""
-        assert self.unread is not None
-        unread, self.unread = self.unread, None
-        if num_rows == unread.shape[0]:
-            return unread
-        self.unread = unread[num_rows:]
-        return unread[:num_rows]
+        unread = self.unread
+        assert unread is not None
+        end = unread.first_position + num_rows
+        self.unread = unread.from_position(end) if end < unread.end_position else None
+        rows = unread.before(end)
+        assert rows is not None
+        return rows
 
     def _drop_pairs(self, num_pairs: int) -> list[int]:
         """The oldest."""

@@ -24,7 +24,18 @@ class LevelDrafter {
     found_.reserve(draft.slots.size());
   }
 
-  std::vector<FoundNode> run() {
+  Drafted run() {
+    if (draft_.read == nullptr) {
+      root_proposals_ = draft_.root_proposals;
+    } else {
+      read(*draft_.read);
+    }
+    if (!root_proposals_.empty()) draft_tree();
+    return {std::move(root_proposals_), std::move(found_)};
+  }
+
+ private:
+  void draft_tree() {
     std::vector<int64_t> above{kRoot};
     for (size_t depth = 0; depth < draft_.levels.size(); ++depth) {
       const DraftLevel& level = draft_.levels[depth];
@@ -42,15 +53,42 @@ class LevelDrafter {
       above.resize(expanded.size());
       std::iota(above.begin(), above.end(), static_cast<int64_t>(first));
     }
-    return std::move(found_);
   }
 
- private:
+  // One pass over the context's last tokens, each of which sees those before it and itself.
+  void read(const ReadRows& rows) {
+    const int64_t num_rows = rows.num_rows, first = draft_.context_len - num_rows;
+    hidden_.resize(num_rows * rows.hidden_size);
+    std::transform(rows.hidden, rows.hidden + hidden_.size(), hidden_.begin(), [](BFloat16 x) { return to_float(x); });
+    std::vector<int32_t> positions(num_rows), row_context_len(num_rows);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(draft_.first_position - num_rows));
+    std::iota(row_context_len.begin(), row_context_len.end(), static_cast<int32_t>(first + 1));
+    const std::vector<int32_t> row_seq(num_rows, 0);
+    const std::vector<uint64_t> masks(num_rows, 0);
+    const int32_t context_offsets[] = {0, static_cast<int32_t>(draft_.context_len)}, tree_offsets[] = {0, 0};
+    const AttentionPlan plan({draft_.context_slots, draft_.context_len, context_offsets, nullptr, 0, tree_offsets, 1,
+                              row_seq.data(), row_context_len.data(), masks.data(), num_rows, 1});
+    const int64_t asked_row = num_rows - 1;
+    rows.program->begin({num_rows,
+                         rows.token_ids,
+                         positions.data(),
+                         draft_.context_slots + first,
+                         &plan,
+                         draft_.caches,
+                         hidden_.data(),
+                         {address(draft_.root_state)},
+                         {address(rows.places), address(rows.logits), address(rows.log_sum_exp)},
+                         &asked_row,
+                         {AskedRow{nullptr, 0.0f, 0, 0}}});
+    rows.program->run_all();
+    root_proposals_ = proposals_of(rows.choice, rows.places, rows.logits, *rows.log_sum_exp);
+  }
+
   // The children of some nodes, which count as nodes of the tree from now on.
   std::vector<ProposedNode> propose(const DraftLevel& level, const std::vector<int64_t>& above) {
     std::vector<ProposedNode> children;
     for (const int64_t parent : above) {
-      const Proposals& proposals = parent == kRoot ? draft_.root_proposals : found_[parent].proposals;
+      const Proposals& proposals = parent == kRoot ? root_proposals_ : found_[parent].proposals;
       const double score = parent == kRoot ? 0.0 : found_[parent].score;
       const size_t count = std::min<size_t>(proposals.size(), level.num_children);
       for (size_t i = 0; i < count; ++i) {
@@ -117,7 +155,12 @@ class LevelDrafter {
                     std::vector<AskedRow>(num_rows, AskedRow{nullptr, 0.0f, 0, 0})});
     program_.run_all();
     bool is_sound = true;
-    for (size_t row = 0; row < num_rows; ++row) is_sound &= take_proposals(level, first, row);
+    for (size_t row = 0; row < num_rows; ++row) {
+      const size_t start = row * draft_.num_candidates;
+      Proposals& proposals = found_[first + row].proposals;
+      proposals = proposals_of(level.choice, places_.data() + start, logits_.data() + start, log_sum_exp_[row]);
+      is_sound &= !proposals.empty();
+    }
     return is_sound;
   }
 
@@ -138,26 +181,27 @@ class LevelDrafter {
                           tree_offsets, 1, row_seq.data(), row_context_len.data(), masks.data(), num_rows, num_words});
   }
 
-  bool take_proposals(const DraftLevel& level, size_t first, size_t row) {
+  // The best of a row's candidates.
+  Proposals proposals_of(const CandidateRow& choice, const int32_t* places, const float* logits, float log_sum_exp) {
     const int64_t count = draft_.num_candidates, k = draft_.num_kept;
-    const int32_t* const places = places_.data() + row * count;
     ids_.assign(places, places + count);
     if (draft_.token_ids != nullptr) {
       for (int64_t& id : ids_) id = draft_.token_ids[id];
     }
     best_ids_.resize(k);
     log_probs_.resize(k);
-    best_candidates({ids_.data(), logits_.data() + row * count, count, log_sum_exp_[row]}, level.choice,
-                    draft_.noise_weight, k, log_probs_.data(), best_ids_.data());
-    Proposals& proposals = found_[first + row].proposals;
+    best_candidates({ids_.data(), logits, count, log_sum_exp}, choice, draft_.noise_weight, k, log_probs_.data(),
+                    best_ids_.data());
+    Proposals proposals;
     for (int64_t i = 0; i < k && best_ids_[i] >= 0; ++i) proposals.emplace_back(best_ids_[i], log_probs_[i]);
-    return !proposals.empty();
+    return proposals;
   }
 
   static uintptr_t address(const void* values) { return reinterpret_cast<uintptr_t>(values); }
 
   Program& program_;
   const LevelDraft& draft_;
+  Proposals root_proposals_;
   std::vector<FoundNode> found_;
   std::vector<double> scores_;  // of all nodes that were proposed, in no order
   std::vector<float> hidden_, logits_, log_sum_exp_, log_probs_;
@@ -167,8 +211,6 @@ class LevelDrafter {
 
 }  // namespace
 
-std::vector<FoundNode> draft_levels(Program& program, const LevelDraft& draft) {
-  return LevelDrafter(program, draft).run();
-}
+Drafted draft_levels(Program& program, const LevelDraft& draft) { return LevelDrafter(program, draft).run(); }
 
 }  // namespace specgrove

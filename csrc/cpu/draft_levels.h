@@ -1,5 +1,5 @@
-// The levels of one drafter's tree in one call: pass after pass of a program that goes on from its own states, with no
-// Python between them.
+// A draft in one call: the pass over committed tokens that were not read yet, then the levels of the tree, pass after
+// pass of a program that goes on from its own states, with no Python between them.
 //
 // Which nodes a level expands is a guess of what DraftTree.grow (ssm_service/draft_tree.py) will expand, by the same
 // rules: it decides, of what is found here. A wrong guess costs a pass, and changes no tree.
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "candidates.h"
+#include "number_types.h"
 #include "program.h"
 
 namespace specgrove {
@@ -24,13 +25,27 @@ struct DraftLevel {
   CandidateRow choice;   // of the token after such a node
 };
 
+// Committed tokens that are read first, the last ones of the context; the root is the last of them.
+struct ReadRows {
+  Program* program;  // whose Input takes hidden states
+  int64_t num_rows;
+  const int64_t* token_ids;  // [num_rows]
+  const BFloat16* hidden;    // [num_rows, hidden_size]
+  int64_t hidden_size;
+  CandidateRow choice;  // of the token after the root
+  // What Shortlist finds of the root goes here: [num_candidates] twice, and [1].
+  int32_t* places;
+  float *logits, *log_sum_exp;
+};
+
 struct LevelDraft {
   const int32_t* context_slots;  // of the committed tokens that the nodes see
   int64_t context_len;
   int64_t first_position;    // of the root's children
-  const float* root_state;   // [state_size]
+  const ReadRows* read;      // null: all has been read
+  float* root_state;         // [state_size]: the root's own, or where it goes if rows are read
   int64_t state_size;        // numbers of a state
-  Proposals root_proposals;  // what may follow the root
+  Proposals root_proposals;  // what may follow the root, where no rows are read
   std::vector<DraftLevel> levels;
   int64_t max_num_nodes;       // of the tree: below a node that is not among the best, none is
   double min_level_prob;       // a level is worth its time where the nodes above it have this probability together
@@ -52,7 +67,12 @@ struct FoundNode {
   Proposals proposals;
 };
 
+struct Drafted {
+  Proposals root_proposals;  // none, and no nodes: its logits are no numbers
+  std::vector<FoundNode> nodes;
+};
+
 // Whole levels; one in which a node proposes nothing, because its logits are no numbers, is left out.
-std::vector<FoundNode> draft_levels(Program& program, const LevelDraft& draft);
+Drafted draft_levels(Program& program, const LevelDraft& draft);
 
 }  // namespace specgrove

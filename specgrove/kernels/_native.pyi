@@ -98,6 +98,7 @@ class Program:
         context_slots: int,
         context_len: int,
         first_position: int,
+        read: ReadRows | None,
         root_state: int,
         state_size: int,
         root_proposals: Sequence[tuple[int, float]],
@@ -112,7 +113,7 @@ class Program:
         vocab_size: int,
         caches: KvCaches,
         states: int,
-    ) -> list[tuple[int, int, float, list[tuple[int, float]]]]: ...
+    ) -> tuple[list[tuple[int, float]], list[tuple[int, int, float, list[tuple[int, float]]]]]: ...
     def choices(self) -> list[int]: ...
     def buffer(self, place: int, width: int) -> memoryview: ...
     @property
@@ -154,6 +155,20 @@ def num_sorted_tokens() -> int: ...
 def processed_log_probs(input: ChoiceInput, params: ChoiceParams, out: int) -> None: ...
 def greedy_choices(logits: int, num_rows: int, vocab_size: int, out: int) -> None: ...
 def top_k_log_probs(logits: int, num_rows: int, vocab_size: int, k: int, values: int, token_ids: int) -> None: ...
+
+class ReadRows:
+    def __init__(
+        self,
+        *,
+        program: Program,
+        num_rows: int,
+        token_ids: int,
+        hidden: bytes,
+        choice: CandidateRow,
+        places: int,
+        logits: int,
+        log_sum_exp: int,
+    ) -> None: ...
 
 class CandidateRow:
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import Candidates, KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
-from specgrove.program.level_draft import DraftedLevels, LevelDraft
+from specgrove.program.level_draft import DraftedLevels, FoundRoot, KnownRoot, LevelDraft, UnreadRows
 from specgrove.program.op import Buffer
 from specgrove.program.ops import LoadUnit, SumRanks
 from specgrove.program.output_ops import Choose
@@ -27,6 +28,7 @@ from specgrove.program.tensor_group import OneRank, TensorGroup
 
 _ONE_RANK = OneRank()
 _MAX_INT32 = (1 << 31) - 1
+_BFLOAT16_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,29 +106,42 @@ class CpuProgram:
         candidates = None if op is None else Candidates.at(op, *shortlisted)
         return PassOutput(choices, logits, tuple(kept), candidates=candidates)
 
-    def draft_levels(self, draft: LevelDraft, caches: KvCaches) -> DraftedLevels:
+    def draft_levels(self, draft: LevelDraft, caches: KvCaches, reader: CpuProgram | None = None) -> DraftedLevels:
         """A draft's levels, pass after pass. For a program of one segment that takes states of the width that it hands out, and has a
-        shortlist.
+        shortlist. ``reader`` reads unread rows: it is such a program too, but takes other states.
         """
         (kept,), shortlist = self._kept, self._shortlist
         assert shortlist is not None, "it chooses among them"
         assert len(self._steps) == 1, "native code runs it as a whole"
-        check(draft.states, "states", torch.float32, None, kept.width)
-        if not 0 <= draft.row < len(draft.states):
-            raise ValueError(f"there is no row {draft.row} of {len(draft.states)} states")
         if draft.max_num_nodes < 1 or draft.num_kept < 1 or draft.context_slots.typecode != "i":
             raise ValueError("a tree has a node at least, a node a proposal, and slots are int32")
         if not 0 <= draft.first_position <= _MAX_INT32 - len(draft.levels):
             raise ValueError(f"positions are int32, and begin with 0; got {draft.first_position}")
-        states = torch.empty((len(draft.slots), kept.width))
-        with self._lock:
-            nodes = self._native.draft_levels(
+        root = draft.root
+        states = torch.empty((1 + len(draft.slots), kept.width))
+        row_bytes = kept.width * states.element_size()
+        read = found = None
+        other_lock: AbstractContextManager[object] = nullcontext()
+        if isinstance(root, KnownRoot):
+            check(root.states, "states", torch.float32, None, kept.width)
+            if not 0 <= root.row < len(root.states):
+                raise ValueError(f"there is no row {root.row} of {len(root.states)} states")
+            root_address = root.states.data_ptr() + root.row * row_bytes
+        else:
+            assert reader is not None, "somebody must read them"
+            root_address, other_lock = states.data_ptr(), reader._lock
+            room = bytes(4 * shortlist.num_candidates)
+            places, logits, log_sum_exp = array("i", room), array("f", room), array("f", [0.0])
+            read = reader._native_rows(root, draft, (_address(places), _address(logits), _address(log_sum_exp)))
+        with self._lock, other_lock:
+            proposals, nodes = self._native.draft_levels(
                 context_slots=_address(draft.context_slots),
                 context_len=len(draft.context_slots),
                 first_position=draft.first_position,
-                root_state=draft.states.data_ptr() + draft.row * kept.width * draft.states.element_size(),
+                read=read,
+                root_state=root_address,
                 state_size=kept.width,
-                root_proposals=draft.proposals,
+                root_proposals=root.proposals if isinstance(root, KnownRoot) else (),
                 levels=[(level.num_children, level.num_expanded, level.choice.native) for level in draft.levels],
                 max_num_nodes=draft.max_num_nodes,
                 min_level_prob=draft.min_level_prob,
@@ -137,9 +152,33 @@ class CpuProgram:
                 token_ids=0 if shortlist.token_ids is None else shortlist.token_ids.data_ptr(),
                 vocab_size=draft.vocab_size,
                 caches=self._native_caches(caches),
-                states=states.data_ptr(),
+                states=states.data_ptr() + row_bytes,
             )
-        return DraftedLevels(nodes, states)
+        if read is not None:
+            found = FoundRoot(proposals, shortlist, places, logits, log_sum_exp)
+        return DraftedLevels(nodes, states, found)
+
+    def _native_rows(self, rows: UnreadRows, draft: LevelDraft, shortlisted: tuple[int, int, int]) -> _native.ReadRows:
+        """Raises ``ValueError`` unless there are as many of all that a pass takes."""
+        num_rows, width = len(rows.token_ids), self._program.input_width or 0
+        if rows.token_ids.typecode != "q" or not 1 <= num_rows <= min(len(draft.context_slots), draft.first_position):
+            raise ValueError(f"unread rows are int64, and the last of the context; got {num_rows}")
+        if len(rows.hidden) != num_rows * width * _BFLOAT16_BYTES:
+            raise ValueError(
+                f"{num_rows} rows take {num_rows * width} numbers of bfloat16, got {len(rows.hidden)} bytes"
+            )
+        assert len(self._steps) == 1, "native code runs it as a whole"
+        places, logits, log_sum_exp = shortlisted
+        return _native.ReadRows(
+            program=self._native,
+            num_rows=num_rows,
+            token_ids=_address(rows.token_ids),
+            hidden=rows.hidden,
+            choice=rows.choice.native,
+            places=places,
+            logits=logits,
+            log_sum_exp=log_sum_exp,
+        )
 
     def _room_of_candidates(self, num_asked: int) -> tuple[torch.Tensor, ...]:
         """Places, logits and log-sum-exp of asked rows, as ``Candidates.at`` takes them; nothing where the program has none."""
@@ -204,5 +243,5 @@ def _steps(program: Program) -> Iterator[_Segment | _Sum | LoadUnit]:
         place += len(segment)
 
 
-def _address(values: array[int]) -> int:
+def _address(values: array[int] | array[float]) -> int:
     return values.buffer_info()[0]

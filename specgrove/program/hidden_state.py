@@ -90,9 +90,10 @@ class HiddenStateModel:
         return isinstance(self._level, CpuProgram)
 
     def draft_levels(self, draft: LevelDraft, caches: KvCaches) -> DraftedLevels:
-        """As many passes of ``level`` as a draft takes, in one call."""
+        """As many passes of ``level`` as a draft takes, in one call, before them one of ``extend`` where rows are unread."""
         assert isinstance(self._level, CpuProgram), "see drafts_levels"
-        return self._level.draft_levels(draft, caches)
+        assert isinstance(self._extend, CpuProgram), "as the other"
+        return self._level.draft_levels(draft, caches, self._extend)
 
 
 def build_hidden_state(

@@ -51,7 +51,8 @@ class HiddenStateRunner:
         return self.model.drafts_levels
 
     def draft_levels(self, draft: LevelDraft) -> DraftedLevels:
-        """All levels of one draft, in one call."""
+        """All levels of one draft, in one call, and before them the pass over tokens that are unread. Their ``hidden`` is as for
+        ``start_extend``, in bfloat16."""
         return self.model.draft_levels(draft, self._caches)
 
     def finish(self) -> HiddenStatePass:

@@ -1,4 +1,4 @@
-"""A draft that is alone has all its levels by one native call: the same trees, bit for bit, as by a pass a level."""
+"""A draft that is alone reads its tokens and has all its levels by one native call: the same trees, bit for bit, as by passes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import Draft, DraftWork, TreePrices, TreeShape
 from specgrove.models.hidden_state.program_weights import ModelEnds
-from specgrove.program.level_draft import DraftLevel, LevelDraft
+from specgrove.program.level_draft import DraftLevel, KnownRoot, LevelDraft, UnreadRows
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, DraftTree, Expansion
@@ -84,6 +84,7 @@ def test_trees_have_the_same_bits(
 ) -> None:
     expected = _trees(_ssm(rule), sampling, SHAPES)
     by_passes.undo()
+    by_passes.setattr(HiddenStateRunner, "start_extend", no_pass)  # new tokens are read in the same call
     by_passes.setattr(HiddenStateRunner, "start_level", no_pass)  # not one node is missed
     assert _trees(_ssm(rule), sampling, SHAPES) == expected
 
@@ -133,13 +134,12 @@ def test_large_ssms_share_passes_with_drafts_that_come(monkeypatch: pytest.Monke
 def test_what_is_not_there_is_refused() -> None:
     ssm = _ssm(Beam(3))
     states = torch.zeros(2, 64)
-    draft = LevelDraft(
-        array("i", [0]), 1, states, 0, [(5, -0.1)], [DraftLevel(1, 1, CandidateRow(1))] * 3, [1, 2], 4, 0.0, 1, 1.0, 120
-    )
+    root, levels = KnownRoot(states, 0, [(5, -0.1)]), [DraftLevel(1, 1, CandidateRow(1))] * 3
+    draft = LevelDraft(array("i", [0]), 1, root, levels, [1, 2], 4, 0.0, 1, 1.0, 120)
     assert ssm.runner.draft_levels(draft).nodes[0][:3] == (-1, 5, pytest.approx(-0.1))
     for wrong in (
-        replace(draft, row=2),
-        replace(draft, states=torch.zeros(2, 63)),
+        replace(draft, root=replace(root, row=2)),
+        replace(draft, root=replace(root, states=torch.zeros(2, 63))),
         replace(draft, max_num_nodes=0),
         replace(draft, num_kept=0),
         replace(draft, slots=[1, 256]),
@@ -166,3 +166,45 @@ def test_a_head_over_a_large_vocabulary_makes_a_call_long() -> None:
     large = replace(spec, vocab_size=200_000, candidate_rank=None)
     assert not is_short(tree, large)
     assert is_short(DraftTree(TreeShape(4, 3), Beam(3)), large)
+
+
+def test_many_tokens_to_read_make_a_call_long() -> None:
+    tree, spec = DraftTree(TreeShape(4, 3), Beam(3)), random_module(hidden_window=64, candidate_rank=8).spec
+    assert is_short(tree, spec, 100)
+    assert not is_short(tree, spec, 1_000_000)
+    assert not is_short(DraftTree(TreeShape(0, 3), Beam(3)), spec, 1)  # there is no level
+
+
+def test_unread_rows_that_are_not_there_are_refused() -> None:
+    ssm = _ssm(Beam(3))
+    rows = UnreadRows(array("q", [5, 6]), bytes(2 * 192 * 2), CandidateRow(3))
+    draft = LevelDraft(
+        array("i", [0, 1]), 2, rows, [DraftLevel(2, 2, CandidateRow(4))] * 2, [2, 3], 4, 0.0, 2, 1.0, 120
+    )
+    found = ssm.runner.draft_levels(draft)
+    assert found.root is not None
+    assert [node[1] for node in found.nodes] == [token_id for token_id, _ in found.root.proposals]
+    for wrong in (
+        replace(draft, root=replace(rows, token_ids=array("i", [5, 6]))),
+        replace(draft, root=replace(rows, token_ids=array("q", [5, 120]))),
+        replace(draft, root=replace(rows, token_ids=array("q"))),
+        replace(draft, root=replace(rows, token_ids=array("q", [5] * 3), hidden=bytes(3 * 192 * 2))),
+        replace(draft, root=replace(rows, hidden=bytes(2 * 192 * 2 - 2))),
+        replace(draft, context_slots=array("i", [0, 256])),
+        replace(draft, first_position=1),
+    ):
+        with pytest.raises(ValueError, match=r"int64|token ids|bfloat16|slots"):
+            ssm.runner.draft_levels(wrong)
+
+
+def test_a_root_that_is_no_numbers_costs_its_own_tree(by_passes: pytest.MonkeyPatch) -> None:
+    shape, states = TreeShape(20, 4), STATES.clone()
+    states[7] = torch.nan
+    for _ in range(2):
+        pool = DrafterPool([_ssm(Beam(3))], PoolConfig())
+        work = DraftWork("s", 0, tuple(TOKENS[:10]), shape, hidden_states=message(states, 0, 9))
+        assert ask(pool, work).trees == ()
+        again = DraftWork("s", 10, (), shape)  # nothing came since
+        assert ask(pool, again).trees == ()
+        pool.ssms.neural["hidden"].check_slots()
+        by_passes.undo()
