@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from specgrove.kernels import threads
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.rows import plain_rows
@@ -109,3 +110,17 @@ def test_a_rows_bits_do_not_depend_on_the_others(isa: str, dtype: torch.dtype) -
         assert torch.equal(part.token_ids, whole.token_ids[rows])
         assert torch.equal(part.logits, whole.logits[rows])
         assert torch.equal(part.log_sum_exp, whole.log_sum_exp[rows])
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_rows_have_the_same_bits_with_any_number_of_threads(isa: str, num_rows: int) -> None:
+    """Threads share a row's ids out; tiles of scores and groups of them end at different ids."""
+    x, scored, scores, table = example(num_rows, 20_011, torch.bfloat16)
+    found = []
+    for num_threads in (1, 2, 3):
+        threads.set_num_threads(num_threads)
+        found.append(candidates(x, scored, scores, table, 20, on_cpu))
+    for other in found[1:]:
+        assert torch.equal(other.token_ids, found[0].token_ids)
+        assert torch.equal(other.logits, found[0].logits)
+        assert torch.equal(other.log_sum_exp, found[0].log_sum_exp)
