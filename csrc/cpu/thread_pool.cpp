@@ -1,5 +1,10 @@
 #include "thread_pool.h"
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -15,6 +20,7 @@ constexpr int kPollsPerClock = 16;
 constexpr auto kCallerSpinTime = std::chrono::microseconds(200);  // to be woken up takes up to half of it
 constexpr int64_t kMaxReadAhead = 512 << 10;                      // bytes of a thread: half of a second-level cache
 constexpr int kLinesPerPoll = 4;
+constexpr int kMaxOtherCpus = 16;  // where there are more, Linux finds an idle one
 constexpr uint64_t kRun = uint64_t{1} << 32;
 
 // Where a share ends, in tasks; share -1 ends where the first begins.
@@ -40,6 +46,7 @@ void ThreadPool::set_num_threads(int num_threads) {
   std::lock_guard<std::mutex> running(run_mutex_);
   stop_workers();
   num_shares_ = num_threads;
+  caller_cpu_ = -1;
   shares_ = std::make_unique<Share[]>(num_threads);
   for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
@@ -74,6 +81,7 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   run_number_.store(run_number);
   // A worker counts itself as asleep before it looks a last time: either it sees the run, or it is seen here.
   if (num_sleeping_.load() > 0) {
+    keep_workers_apart();
     {
       std::lock_guard<std::mutex> lock(sleep_mutex_);
     }
@@ -82,6 +90,22 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   take_tasks(0);
   wait_for_others();
   if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+// A system call or two where the caller runs on another processor than before. Where threads are more than processors,
+// or the system refuses, workers run anywhere.
+void ThreadPool::keep_workers_apart() {
+#if defined(__linux__)
+  const int cpu = sched_getcpu();
+  if (cpu < 0 || cpu == caller_cpu_) return;
+  caller_cpu_ = cpu;
+  cpu_set_t others;
+  if (sched_getaffinity(0, sizeof others, &others) != 0) return;
+  CPU_CLR(cpu, &others);
+  const int count = CPU_COUNT(&others);
+  if (count < num_shares_ - 1 || count > kMaxOtherCpus) return;
+  for (auto& worker : workers_) pthread_setaffinity_np(worker.native_handle(), sizeof others, &others);
+#endif
 }
 
 // The thread's own share, then what is left of the others.

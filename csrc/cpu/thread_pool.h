@@ -5,6 +5,10 @@
 // microseconds after a task, because a pass makes hundreds of calls, and then sleep. A worker that the system
 // does not let run takes no task, and is not waited for: on a busy machine the caller does the work itself. Only for
 // one that lost its processor within a task the caller has to wait, and then it sleeps too.
+//
+// Workers are never woken up on the caller's processor. Where processors are few and busy, Linux often does not look
+// for an idle one: it would put a worker where it ran last, there it would interrupt the caller, and spin, run after
+// run.
 #pragma once
 
 #include <atomic>
@@ -59,6 +63,7 @@ class ThreadPool {
   int64_t take_share(int share);
   void wait_for_others();
   void stop_workers();
+  void keep_workers_apart();
   void idle(int thread, ReadAhead& ahead) const;
 
   std::mutex run_mutex_;  // one run at a time; callers from other threads queue up
@@ -70,6 +75,7 @@ class ThreadPool {
   const void* context_ = nullptr;
   int64_t num_tasks_ = 0;
   int num_shares_ = 1;
+  int caller_cpu_ = -1;                              // on which workers may not run; -1: not looked at
   alignas(64) std::atomic<uint64_t> run_number_{0};  // workers watch it; it is set when all else is in place
   alignas(64) std::atomic<int64_t> num_done_{0};
   alignas(64) std::atomic<uint64_t> ahead_number_{0};

@@ -9,7 +9,9 @@ import runpy
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +53,29 @@ def test_more_threads_than_processors_compute_the_same() -> None:
     expected = linear(x)
     threads.set_num_threads(4 * (os.cpu_count() or 1))
     assert all(torch.equal(linear(x), expected) for _ in range(300))
+
+
+def _threads() -> set[int]:
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
+def _is_asleep(thread_id: int) -> bool:
+    state = Path(f"/proc/self/task/{thread_id}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+    return state == "S"
+
+
+@pytest.mark.skipif(not 2 <= len(os.sched_getaffinity(0)) <= 16, reason="Linux finds an idle one of more processors")
+def test_a_worker_is_not_woken_up_where_the_caller_runs() -> None:
+    """It would interrupt the caller, and spin in its place."""
+    linear, x = PackedLinear(torch.randn(2048, 512)), torch.randn(16, 512)
+    threads.set_num_threads(1)
+    before = _threads()
+    threads.set_num_threads(2)
+    (worker,) = _threads() - before
+    while not _is_asleep(worker):
+        time.sleep(1e-4)
+    linear(x)
+    assert len(os.sched_getaffinity(worker)) == len(os.sched_getaffinity(0)) - 1
 
 
 # Objects of every class that a step makes, made and dropped by several threads. A constructor that adds to pybind11's table of instances
