@@ -178,8 +178,8 @@ class Measurements:
         """What a token takes without trees, beside as many sessions as the replica has."""
         return load.row_times.ms(load.num_sessions, hope) + self.costs(load.num_sessions).without_ms.mean
 
-    def observe(self, step: Step, load: ReplicaLoad) -> None:
-        """What a step took that did not read a prompt."""
+    def observe(self, step: Step, load: ReplicaLoad, *, follows_tree: bool = False) -> None:
+        """What a step took that did not read a prompt. ``follows_tree``: the session's step before it had drafts."""
         if step.verify_num_rows <= 0 or step.num_steps <= 0:
             return
         verify_ms = step.verify_ms / step.num_steps
@@ -193,7 +193,8 @@ class Measurements:
             self._observe_draft(step, load, costs)
             return
         if step.drafted is None or step.drafted.num_nodes == 1:
-            costs.without_ms.add(rest_ms)
+            if not follows_tree:  # the way to the verifier is one for a whole run of such steps
+                costs.without_ms.add(rest_ms)
             costs.num_since_tree += step.num_steps
             costs.level_time.fade(step.num_steps)
             return
@@ -216,6 +217,7 @@ class SessionTimes:
         self.shared = measurements
         self._is_sampled = is_sampled
         self.has_begun = False
+        self._has_drafted = False  # for the last step
         self._session_id = session_id
 
     @property
@@ -231,8 +233,9 @@ class SessionTimes:
         if step.reading is not None and step.reading.num_tokens >= _MIN_NUM_READ:
             self.shared.read_ms_per_token.add(step.reading.ms / step.reading.num_tokens)
         if self.has_begun:
-            self.shared.observe(step, self.load)
+            self.shared.observe(step, self.load, follows_tree=self._has_drafted)
         self.has_begun = True
+        self._has_drafted = step.drafted is not None
 
     def _observe_proposed(self, trees: Sequence[ProposedTree], token_ids: Sequence[int]) -> None:
         for proposed in trees:

@@ -13,7 +13,7 @@ import pytest
 from router.config import TreeConfig
 from router.measurements import LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.tree_policy import policy_for
-from specgrove.loop.output import CommittedToken, ProposedTree, Step, VerifiedTree
+from specgrove.loop.output import CommittedToken, Step, VerifiedTree
 from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import GenerationRequest, SpeculationOptions
 from specgrove.loop.row_times import RowTimes
@@ -247,20 +247,6 @@ def test_what_requests_without_speculation_take_is_learnt_too() -> None:
         without.observe(step)
     assert suite.times.ms(1) == pytest.approx(12.0)
     assert suite.measurements.costs(1).without_ms.mean == pytest.approx(0.5)
-
-
-def test_a_level_is_timed_by_the_levels_that_were_drafted() -> None:
-    """What a tree of four levels takes was taken for what one level takes, where one token of them was left."""
-    suite = suite_of(BFLOAT16)
-    suite.measure()
-    whole = chain(0.5, 0.3, 0.3, 0.3)
-    step = Step(
-        (CommittedToken(0),), None, 1, 1, 0, 4.0, 10.0, 2, 0,
-        asked=BOUNDS, drafted=chain(0.5), proposed=(ProposedTree("ssm", whole, whole.log_probs),), wall_ms=15.0,
-    )  # fmt: skip
-    for _ in range(50):
-        suite.measurements.observe(step, ReplicaLoad(suite.times, 1))
-    assert suite.measurements.costs(1).level_time.ms(10.0) == pytest.approx(1.0, rel=0.1)
 
 
 def policy(measurements: Measurements, session_id: str = "s", **options: object) -> TreePolicy:
