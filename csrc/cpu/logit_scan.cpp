@@ -9,7 +9,6 @@
 namespace specgrove {
 namespace {
 
-constexpr int64_t kChunk = 1024;
 
 }  // namespace
 
@@ -29,8 +28,8 @@ SPECGROVE_CLONES bool any_reaches(const float* values, float threshold) {
 
 SPECGROVE_CLONES int64_t count_reaching(const float* values, int64_t count, float threshold) {
   int64_t found = 0;
-  for (int64_t start = 0; start < count; start += kChunk) {
-    const int64_t end = std::min(count, start + kChunk);
+  for (int64_t start = 0; start < count; start += kSumChunk) {
+    const int64_t end = std::min(count, start + kSumChunk);
     int32_t in_chunk = 0;
     for (int64_t i = start; i < end; ++i) in_chunk += values[i] >= threshold;
     found += in_chunk;
@@ -113,9 +112,9 @@ SPECGROVE_CLONES float max_or_nan(const float* values, int64_t count) {
 
 SPECGROVE_CLONES double sum_exp(const float* x, int64_t count, float maximum) {
   double total = 0.0;
-  for (int64_t start = 0; start < count; start += kChunk) {
+  for (int64_t start = 0; start < count; start += kSumChunk) {
     float sums[kScanLanes] = {};
-    const int64_t end = std::min(count, start + kChunk);
+    const int64_t end = std::min(count, start + kSumChunk);
     int64_t i = start;
     for (; i + kScanLanes <= end; i += kScanLanes) {
       for (int64_t lane = 0; lane < kScanLanes; ++lane) sums[lane] += exp_of(x[i + lane] - maximum);

@@ -6,6 +6,7 @@
 namespace specgrove {
 
 constexpr int64_t kScanLanes = 32;
+constexpr int64_t kSumChunk = 1024;  // values that sum_exp adds up before it adds their sum to that of others
 
 // values *= factor
 void scale(float factor, int64_t count, float* values);

@@ -16,7 +16,7 @@ namespace specgrove {
 class TurnWatch {
  public:
   // Begins to watch. A process that gives no sign for timeout_s gets `signal`, in the watching thread, and ends with
-  // code 1 when that has been handled. Throws std::invalid_argument unless timeout_s > 0.
+  // code 1 when that has been handled. Throws std::invalid_argument unless 0 < timeout_s <= 1e9.
   TurnWatch(double timeout_s, int signal);
   ~TurnWatch() { stop(); }
 

@@ -133,7 +133,7 @@ def _message_of_mapping(field: str, message: Mapping[Any, Any]) -> router_pb2.Ch
     content = message.get("content")
     is_empty = content is None and (bool(attributes) or message["role"] == "assistant")
     text = "" if is_empty else _content_of(f"{field}.content", content)
-    if not text and isinstance(refusal := attributes.get(_REFUSAL), str):
+    if not text and message["role"] == "assistant" and isinstance(refusal := attributes.get(_REFUSAL), str):
         text = text_of(f"{field}.{_REFUSAL}", refusal)
     proto = router_pb2.ChatMessage(role=_role_of(field, message["role"]), content=text)
     _check_calls(f"{field}.tool_calls", attributes.get("tool_calls"))
@@ -144,7 +144,7 @@ def _message_of_mapping(field: str, message: Mapping[Any, Any]) -> router_pb2.Ch
 
 def _check_calls(field: str, calls: object) -> None:
     """Templates pass over what is no list."""
-    if calls is None:
+    if calls is None or calls == {}:  # languages whose empty list is an empty table
         return
     if not isinstance(calls, (list, tuple)) or not all(isinstance(call, Mapping) for call in calls):
         raise InvalidRequestError.of(

@@ -104,7 +104,7 @@ class StepLoop(Generic[WorkT, ResultT]):
         self.ended: Future[object] = Future()
         """Done when the thread is; raises ``RuntimeError`` where a defect ended it, or it hangs: the process should end too."""
         self.ended.set_running_or_notify_cancel()
-        self._watchdog = Watchdog(pass_timeout_s, clock_s, lambda message: self._end(HungEngineError(message)))
+        self._watchdog = Watchdog(pass_timeout_s, lambda message: self._end(HungEngineError(message)))
         self._watchdog.start(f"{name}-watchdog")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()

@@ -8,6 +8,7 @@ The time for which the process was stopped, as by ``docker pause``, does not cou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import signal
 import sys
@@ -15,12 +16,15 @@ import sys
 from specgrove.kernels.turn_watch import TurnWatch
 
 _MAX_INTERVAL_S = 1.0
-_SIGNAL = signal.SIGRTMIN + 5  # nobody else's
+_SIGNAL = signal.SIGRTMIN + 5  # of which nothing else here makes use
 
 
 async def watch_event_loop(timeout_s: float) -> None:
     """Runs until it is cancelled. The process ends with code 1 when the loop leaves this without a turn for ``timeout_s``."""
-    faulthandler.register(_SIGNAL, file=sys.__stderr__ or sys.stderr, all_threads=True)
+    with contextlib.suppress(
+        AttributeError, OSError, RuntimeError, ValueError
+    ):  # without a stderr there is nothing to write to
+        faulthandler.register(_SIGNAL, file=sys.__stderr__ or sys.stderr, all_threads=True)
     watch = TurnWatch(timeout_s, _SIGNAL)
     try:
         while True:
@@ -28,4 +32,3 @@ async def watch_event_loop(timeout_s: float) -> None:
             await asyncio.sleep(min(_MAX_INTERVAL_S, timeout_s / 4))
     finally:
         watch.stop()
-        faulthandler.unregister(_SIGNAL)

@@ -25,14 +25,16 @@ def without_conditions(pattern: str) -> list[str]:
             return [pattern]
         conditions.append(said)
         rest = rest[end:]
-    # Beside alternatives the conditions would be those of the first one alone.
-    return [f"^{rest}", *conditions] if conditions and "|" not in rest else [pattern]
+    # Beside alternatives the conditions would be those of the first one alone, and a repetition that of the last condition.
+    may_divide = conditions and "|" not in rest and not rest.startswith(("?", "*", "+", "{"))
+    return [f"^{rest}", *conditions] if may_divide else [pattern]
 
 
 def _said(kind: str, condition: str) -> str | None:
     if kind == "(?=":
         inner = condition.removeprefix("^")
-        is_whole = inner.endswith("$") and not inner.endswith("\\$")
+        # Of alternatives the end belongs to the last one alone.
+        is_whole = inner.endswith("$") and not inner.endswith("\\$") and "|" not in inner
         return f"^(?:{inner.removesuffix('$')})$" if is_whole else f"^(?:{inner})"
     found = _NOT_ONLY.fullmatch(condition)
     return None if found is None else f"[^{found['class']}]"

@@ -6,6 +6,7 @@ first alone. Invariant: a message reaches the text, or its role is an error.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,7 +17,8 @@ _USUAL = ("user", "assistant", "system")
 _DEVELOPER = "developer"
 _INSTRUCTIONS = ("system", _DEVELOPER)
 _OTHER = "specgrove"
-_GREETING, _WORD = "Hello", "Certainly"
+_FIRST, _GREETING, _WORD = "Beforehand", "Hello", "Certainly"
+_MAX_NUM_OTHER_ROLES = 8  # of one conversation: each is tried
 
 
 class KnownRoles:
@@ -25,6 +27,9 @@ class KnownRoles:
     def __init__(self, tried: Callable[[Conversation], str]) -> None:
         """``tried`` gives the text of a conversation, and nothing where the template fails at it."""
         self._tried = tried
+        # What was found of a role is kept: trying takes as long as a conversation.
+        self._leaves_out = functools.lru_cache(64)(self._find_left_out)
+        self._loses = functools.lru_cache(64)(self._find_lost)
         self._takes_all = self._takes(_OTHER)
         self._takes_developer = self._takes_all or self._takes(_DEVELOPER)
 
@@ -35,29 +40,42 @@ class KnownRoles:
         conversation = self._with_instructions(conversation)
         if self._takes_all:
             return conversation
-        for role in dict.fromkeys(str(message.get("role")) for message in conversation):
-            if role not in _USUAL and self._leaves_out(role):
+        others = dict.fromkeys(role for message in conversation if (role := str(message.get("role"))) not in _USUAL)
+        if len(others) > _MAX_NUM_OTHER_ROLES:
+            raise ValueError(
+                f"the conversation has {len(others)} roles besides {', '.join(_USUAL)}; at most {_MAX_NUM_OTHER_ROLES}"
+            )
+        for role in others:
+            if self._leaves_out(role):
                 raise ValueError(f"the chat template leaves out messages of the role {role!r}")
         return conversation
 
     def _with_instructions(self, conversation: Conversation) -> Conversation:
-        """Those that lead are one message where the template doesn't take several. Raises ``ValueError`` where it leaves out later ones."""
+        """Those that lead are one message where the template takes only one. Raises ``ValueError`` where it loses one for a later one."""
         given = list(conversation)
-        role = given[0].get("role") if given else None
-        leading = list(itertools.takewhile(lambda message: message.get("role") == role, given))
-        contents = [content for message in leading if isinstance(content := message.get("content"), str)]
-        is_many = role in _INSTRUCTIONS and 1 < len(leading) == len(contents)
-        if is_many and _WORD not in self._tried(_instructed(str(role), 1)):
-            given[: len(leading)] = [{**leading[0], "content": "\n\n".join(contents)}]
-        for role in dict.fromkeys(str(message.get("role")) for message in given[1:]):
-            if role in _INSTRUCTIONS and _GREETING in (text := self._tried(_instructed(role, 3))) and _WORD not in text:
-                raise ValueError(f"the chat template leaves out messages of the role {role!r} that are not the first")
+        roles = [str(message.get("role")) for message in given]
+        num_leading = len(list(itertools.takewhile(lambda role: role in _INSTRUCTIONS, roles)))
+        first = roles[0] if num_leading else None
+        contents = [content for message in given[:num_leading] if isinstance(content := message.get("content"), str)]
+        if 1 < num_leading == len(contents) and any(self._loses(first, role, 1) for role in set(roles[1:num_leading])):
+            given[:num_leading] = [{**given[0], "content": "\n\n".join(contents)}]
+        for role in dict.fromkeys(roles[num_leading:]):
+            if role in _INSTRUCTIONS and self._loses(first, role, 3):
+                raise ValueError(
+                    f"the chat template leaves out messages of the role {role!r} that are not the first, or the first for them"
+                )
         return given
 
     def _takes(self, role: str) -> bool:
         return any(_WORD in self._tried(conversation) for conversation in _conversations(role))
 
-    def _leaves_out(self, role: str) -> bool:
+    def _find_lost(self, first: str | None, role: str, place: int) -> bool:
+        """Of instructions at a place and those that the conversation begins with. Where the template fails nothing is lost in silence."""
+        text = self._tried(_instructed(first, role, place))
+        # Several that lead can be joined: where the template fails at them, too.
+        return not _all_in(text, first) and (place == 1 or _GREETING in text)
+
+    def _find_left_out(self, role: str) -> bool:
         """One that the template fails at is no silence: the request itself is told why."""
         texts = [self._tried(conversation) for conversation in _conversations(role)]
         return any(_GREETING in text for text in texts) and not any(_WORD in text for text in texts)
@@ -67,9 +85,14 @@ def _as_system(message: Mapping[str, object]) -> Mapping[str, object]:
     return {**message, "role": "system"} if message.get("role") == _DEVELOPER else message
 
 
-def _instructed(role: str, place: int) -> Conversation:
-    """A conversation that begins with instructions, and has some more at a place."""
-    talk = [{"role": other, "content": _GREETING} for other in (role, "user", "assistant", "user")]
+def _all_in(text: str, first: str | None) -> bool:
+    return _WORD in text and (first is None or _FIRST in text)
+
+
+def _instructed(first: str | None, role: str, place: int) -> Conversation:
+    """A conversation with instructions at a place, and some at its beginning where ``first`` is their role."""
+    beginning = [] if first is None else [{"role": first, "content": _FIRST}]
+    talk = [*beginning, *({"role": other, "content": _GREETING} for other in ("user", "assistant", "user"))]
     return [*talk[:place], {"role": role, "content": _WORD}, *talk[place:]]
 
 

@@ -89,7 +89,19 @@ def test_what_is_no_json_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["a", "^a$", "^(?!foo)a", "^(?=a)b|c", "^(?=a", "a(?=b)", r"^(?=\(a", "^(?![^a]*$)b", "(?=a)b"]
+    "pattern",
+    [
+        "a",
+        "^a$",
+        "^(?!foo)a",
+        "^(?=a)b|c",
+        "^(?=a",
+        "a(?=b)",
+        r"^(?=\(a",
+        "^(?![^a]*$)b",
+        "^(?=a)?b",
+        "^(?=a)(?=b){2}c",
+    ],
 )
 def test_conditions_that_cannot_be_said_otherwise_stay(pattern: str) -> None:
     assert without_conditions(pattern) == [pattern]
@@ -97,6 +109,11 @@ def test_conditions_that_cannot_be_said_otherwise_stay(pattern: str) -> None:
 
 def test_conditions_may_hold_groups_and_classes() -> None:
     assert without_conditions(r"^(?=(a|\)|[)(]|[^])]))b$") == ["^b$", r"^(?:(a|\)|[)(]|[^])]))"]
+
+
+def test_an_end_belongs_to_the_last_alternative_of_a_condition_alone() -> None:
+    assert without_conditions("^(?=a|b$).*$") == ["^.*$", "^(?:a|b$)"]
+    assert without_conditions("^(?=ab$).*$") == ["^.*$", "^(?:ab)$"]
 
 
 def test_alternatives_that_overlap_are_told_in_words_of_schemas() -> None:

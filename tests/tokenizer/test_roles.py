@@ -87,3 +87,32 @@ def test_what_a_template_says_of_a_role_is_told_as_it_says_it() -> None:
 def test_contents_in_parts_are_looked_for_too() -> None:
     parts = ANY.replace("{{ m.content }}", "{% for part in m.content %}{{ part.text }}{% endfor %}")
     assert rendered(parts, ("developer", "a"), ("user", "b")) == "<developer>a<user>b"
+
+
+LAST = (
+    "{% set n = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}{% set n.s = m.content %}{% endif %}{% endfor %}"
+    + (
+        "<s>{{ n.s }}{% for m in messages %}{% if m.role in ('user', 'assistant') %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+    )
+)
+
+
+def test_the_first_instructions_are_not_lost_for_later_ones() -> None:
+    """DeepSeek-R1's template takes the last system message alone."""
+    for second in ("system", "developer"):
+        assert rendered(LAST, ("system", "A"), (second, "B"), ("user", "hi")) == "<s>A\n\nB<user>hi"
+        with pytest.raises(ValueError, match="or the first for them"):
+            rendered(LAST, ("system", "A"), ("user", "hi"), ("assistant", "yes"), (second, "B"))
+        assert rendered(LAST, ("user", "hi"), (second, "B")) == "<s>B<user>hi"
+
+
+def test_instructions_of_two_roles_that_lead_are_one_message() -> None:
+    """gpt-oss' template knows both roles, and takes one message."""
+    template = FIRST.replace("== 'system'", "in ('system', 'developer')")
+    assert rendered(template, ("system", "A"), ("developer", "B"), ("user", "hi")) == "<s>A\n\nB<user>hi"
+    assert rendered(template, ("developer", "A"), ("system", "B"), ("user", "hi")) == "<s>A\n\nB<user>hi"
+
+
+def test_a_conversation_of_very_many_roles_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 9 roles besides user, assistant, system; at most 8"):
+        rendered(STRICT, *[(f"role{i}", "x") for i in range(9)], ("user", "hi"))

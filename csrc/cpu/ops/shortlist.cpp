@@ -45,8 +45,6 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kGroup = 64;     // scores whose best bounds what is searched
 constexpr int64_t kLanes = 32;     // partial sums of a product
 constexpr int64_t kRowsAhead = 4;  // of the table that are fetched before they are used
-constexpr int64_t kSumChunk =
-    1024;  // scores that a thread adds up: as sum_exp does, whose sum of all has the same bits
 // In cheap steps: of each score when candidates are searched for, of each number of a product, of each exponential, and
 // of each candidate that is handed out.
 constexpr int64_t kSearchCosts = 1, kProductCosts = 2, kExpCosts = 8, kHandOutCosts = 256;

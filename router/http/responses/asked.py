@@ -16,6 +16,7 @@ from specgrove.errors import InvalidRequestError
 # Metadata is for the answer alone.
 _SAME = (*(Generation.model_fields.keys() - {"metadata"}), "parallel_tool_calls", "chat_template_kwargs")
 _OF_TEXT = ("format", "verbosity")
+_REASONING = "reasoning_content"
 # The answer has them as they were sent: an answer that can't be written would be found out at its end.
 _REPEATED = ("metadata", "text", "tools", "tool_choice")
 _TEXT_TYPES = ("input_text", "output_text", "text")
@@ -105,20 +106,25 @@ def _messages_of(body: ResponsesBody) -> list[tuple[str, _Message]]:
     for index, item in enumerate(body.input):
         name = f"input[{index}]"
         if isinstance(item, Mapping) and item.get("type") == "reasoning":
-            reasoning = _reasoning_of(name, item)
+            reasoning = _joined(reasoning, _reasoning_of(name, item))
             continue
         message = _message_of(name, item)
         if reasoning and message["role"] == "assistant":
-            message["reasoning_content"] = reasoning
+            message[_REASONING] = reasoning
         reasoning = ""
         if _continues(messages, message):
             messages[-1][1].setdefault("tool_calls", []).extend(message.pop("tool_calls"))
-            messages[-1][1].update({key: value for key, value in message.items() if key not in messages[-1][1]})
+            if thought := message.get(_REASONING):
+                messages[-1][1][_REASONING] = _joined(messages[-1][1].get(_REASONING, ""), thought)
         else:
             messages.append((name, message))
     if not messages:
         raise InvalidRequestError.of("input", "holds no message")
     return messages
+
+
+def _joined(first: str, second: str) -> str:
+    return "\n".join(text for text in (first, second) if text)
 
 
 def _reasoning_of(name: str, item: Mapping[str, object]) -> str:

@@ -220,7 +220,8 @@ async def test_what_was_thought_goes_to_the_template(monkeypatch: pytest.MonkeyP
     thought = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": None}
     items: list[Any] = [
         {"role": "user", "content": "a"},
-        thought | {"content": [{"type": "reasoning_text", "text": "Hm."}]},
+        thought | {"content": [{"type": "reasoning_text", "text": "Hm,"}]},
+        thought | {"content": [{"type": "reasoning_text", "text": "hm."}]},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         thought | {"summary": [{"type": "summary_text", "text": "Well."}]},
         call,
@@ -230,7 +231,7 @@ async def test_what_was_thought_goes_to_the_template(monkeypatch: pytest.MonkeyP
     ]
     async with http_suite() as suite, api_of(suite) as api:
         answer = await api.responses.create(**BODY | {"input": items})
-    assert answer.output_text == text_of(prompt="[user]a[assistantHm.]No.![assistant][user]b")
+    assert answer.output_text == text_of(prompt="[user]a[assistantHm,\nhm.\nWell.]No.![assistant][user]b")
 
 
 async def test_a_wrong_model_is_told_before_a_stream(api: AsyncOpenAI) -> None:
