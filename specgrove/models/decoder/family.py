@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from specgrove.files.json_files import JsonObject
 from specgrove.models.decoder.architectures import family_name_of
 from specgrove.models.decoder.families import falcon, gemma2, gemma3, gpt_bigcode, granite, llama, mpt, opt
+from specgrove.models.decoder.families.foreign_keys import refuse_foreign_keys
 from specgrove.models.decoder.parameters import ModelWeights
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.errors import UnsupportedModelError
@@ -51,8 +52,9 @@ def family_of(folder: Path) -> tuple[Family, JsonObject]:
 
 def read_spec(folder: Path) -> DecoderSpec:
     """The spec of a model folder's ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
-    family, config = family_of(folder)
+    name, config = family_name_of(folder)
     try:
-        return family.spec_of(config)
+        refuse_foreign_keys(config, name)
+        return _FAMILIES[name].spec_of(config)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{folder}: {error}") from error

@@ -21,6 +21,12 @@ from specgrove.models.decoder.rotary_spec import (
 from specgrove.models.errors import UnsupportedModelError
 
 _KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
+_READ = (
+    "rope_type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings", "low_freq_factor",
+    "high_freq_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate",
+)  # fmt: skip
+# Of models that see, whose three positions are one for text; what was done in training; what stands beside it as well.
+_HARMLESS = ("mrope_section", "mrope_interleaved", "finetuned", "max_position_embeddings")
 
 
 def rotary_of(config: JsonObject, default_theta: float, max_positions: int) -> RotarySpec:
@@ -77,6 +83,9 @@ def rotary_from(
     """``theta_key`` is where ``config`` may have the base, apart from ``rope``. Raises ``JsonFileError``, ``UnsupportedModelError``."""
     if rope.number("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor is not supported, only rotations of whole heads")
+    # Other engines read further factors, which are 1 where they do nothing.
+    if unknown := [key for key in rope if key not in (*_READ, *_HARMLESS) and rope[key] not in (1, False)]:
+        raise UnsupportedModelError(f"{rope.place} has {unknown[0]}, which is not supported: remove it if nothing reads it")
     theta = rope.positive("rope_theta", config.positive(theta_key, default_theta))
     if config.has(theta_key) and config.number(theta_key) != theta:
         raise JsonFileError(

@@ -120,6 +120,12 @@ _KIND_LEFT_OUT = {"rope_scaling": {"factor": 8.0, "original_max_position_embeddi
         ("mpt", {"ffn_config": {"ffn_type": "mptglu"}}, "MPT with ffn_config is not supported"),
         ("mpt", {"attn_config": {"rope": True, "kv_n_heads": 2}}, "MPT with attn_config.rope and attn_config.kv_n_heads"),
         ("mpt", {"attn_config": {"sliding_window_size": 8}}, "MPT with attn_config.sliding_window_size is not"),
+        ("mpt", {"attn_config": {"prefix_lm": True}}, "MPT with attn_config.prefix_lm is not supported"),
+        ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier is not supported, and config.json has 12.0 for it"),
+        ("mistral", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
+        ("qwen2", {"is_causal": False}, "is_causal is not supported"),
+        ("qwen3", {"no_rope_layers": [1, 0, 1]}, "no_rope_layers is not supported"),
+        ("gemma2", {"rope_local_base_freq": 1e4}, "rope_local_base_freq is not supported"),
         ("llama", {"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported, only silu, "),
         ("llama", {"architectures": None, "model_type": "phi3"}, "config.json names no architecture, only LlamaForCausalLM, "),
     ],
@@ -132,6 +138,12 @@ def test_what_would_be_computed_wrongly_is_named(
     with pytest.raises((JsonFileError, UnsupportedModelError)) as raised:
         load_decoder(tmp_path, torch.float32)
     assert message in str(raised.value)
+
+
+def test_keys_of_other_models_that_ask_for_nothing_are_passed_over(tmp_path: Path) -> None:
+    save_tiny("model", tmp_path, {"model": lambda: tiny("llama")})
+    edit(tmp_path, {"embedding_multiplier": 1.0, "logit_scale": None, "clip_qkv": 0, "is_causal": True, "no_rope_layers": [1, 1, 1]})
+    assert read_spec(tmp_path).num_layers == 3
 
 
 @pytest.mark.parametrize(

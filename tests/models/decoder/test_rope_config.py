@@ -123,6 +123,18 @@ def test_partial_rotations_are_refused_wherever_they_stand(places: dict[str, Any
         read_spec(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "yarn", **YARN, "attn_factor": 2.0}, {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}]
+)
+def test_values_of_positions_that_nobody_reads_are_refused(rope: dict[str, Any], tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    edit_config(tmp_path, rope_parameters={**PLAIN, **rope})
+    with pytest.raises(UnsupportedModelError, match=r"rope_parameters has (attn_factor|alpha), which is not supported"):
+        read_spec(tmp_path)
+    edit_config(tmp_path, rope_parameters={**PLAIN, "rope_type": "yarn", **YARN, "extrapolation_factor": 1, "finetuned": True})
+    assert read_spec(tmp_path).layers[0].rotary is not None
+
+
 def test_yarns_longer_context_can_be_used(tmp_path: Path) -> None:
     save_tiny("qwen2", tmp_path)
     assert read_spec(tmp_path).max_position_embeddings == 64

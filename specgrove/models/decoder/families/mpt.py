@@ -71,6 +71,8 @@ def _refuse_unread(config: JsonObject, attention: JsonObject, num_heads: int) ->
         "logit_scale": config.has("logit_scale"),
         "norm_type": not config.text("norm_type", "layernorm").endswith("layernorm"),
         "ffn_config": config.object("ffn_config").text("ffn_type", "mptmlp") != "mptmlp",
+        "attn_config.prefix_lm": attention.flag("prefix_lm", False),
+        "attn_config.qk_gn": attention.flag("qk_gn", False),
         "attn_config.rope": attention.flag("rope", False),
         "attn_config.sliding_window_size": attention.integer("sliding_window_size", -1) > 0,
         "attn_config.kv_n_heads": attention.size("kv_n_heads", num_heads) != num_heads,
