@@ -14,9 +14,10 @@ from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
 
 _CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FOLDER = "additional_chat_templates"
-_TEMPLATE_FILES = {"default": "chat_template.jinja", "tool_use": f"{TEMPLATE_FOLDER}/tool_use.jinja"}
+TEMPLATE_FILES = {"default": "chat_template.jinja", "tool_use": f"{TEMPLATE_FOLDER}/tool_use.jinja"}
+_PROCESSOR_TEMPLATE_FILE = "chat_template.json"  # of models published with a processor
 TOKENIZER_FILE_NAMES = (
-    "tokenizer.json", _CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", *_TEMPLATE_FILES.values(),
+    "tokenizer.json", _CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", _PROCESSOR_TEMPLATE_FILE, *TEMPLATE_FILES.values(),
 )  # fmt: skip
 """All that a tokenizer is made of, relative to its folder. Only the first must be there."""
 
@@ -63,8 +64,18 @@ def templates_of(config: JsonObject) -> dict[str, str]:
 
 def _templates(folder: Path, config: JsonObject) -> dict[str, str]:
     """Files of their own take the place of what the config says."""
-    files = {name: folder / file_name for name, file_name in _TEMPLATE_FILES.items()}
-    return {name: _read_text(path) for name, path in files.items() if path.is_file()} or templates_of(config)
+    files = {name: folder / file_name for name, file_name in TEMPLATE_FILES.items()}
+    if found := _not_blank({name: _read_text(path) for name, path in files.items() if path.is_file()}):
+        return found
+    if found := _not_blank(templates_of(config)):
+        return found
+    processor = _read_if_there(folder / _PROCESSOR_TEMPLATE_FILE)
+    return {} if processor is None else _not_blank(templates_of(processor))
+
+
+def _not_blank(templates: Mapping[str, str]) -> dict[str, str]:
+    """An empty template is none: it would make every conversation an empty text."""
+    return {name: template for name, template in templates.items() if template.strip()}
 
 
 def _read_if_there(path: Path) -> JsonObject | None:

@@ -180,5 +180,5 @@ def _add_metadata(writer: gguf.GGUFWriter, family: str, config: Any, metadata: M
         if isinstance(value, list):
             writer.add_array(name, value)
         elif value is not None:
-            kinds = {str: writer.add_string, int: writer.add_int64, float: writer.add_float32}
+            kinds = {str: writer.add_string, bool: writer.add_bool, int: writer.add_int64, float: writer.add_float32}
             kinds[type(value)](name, value)

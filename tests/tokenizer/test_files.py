@@ -99,3 +99,13 @@ def test_nothing_but_the_tokenizer_is_needed(folder: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
     assert not tokenizer.has_chat_template
     assert tokenizer.chat_template_defect is None
+
+
+def test_an_empty_template_is_none(folder: Path) -> None:
+    """It made every conversation an empty text."""
+    (folder / "chat_template.jinja").write_text(" \n")
+    assert not Tokenizer.from_folder(folder).has_chat_template
+    (folder / "chat_template.json").write_text('{"chat_template": "{{ messages[0].content }}!"}')
+    assert Tokenizer.from_folder(folder).render_chat([("user", "a")]) == "a!"
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
+    assert Tokenizer.from_folder(folder).render_chat([("user", "a")]) == "a"

@@ -85,7 +85,9 @@ def rotary_from(
         raise UnsupportedModelError("partial_rotary_factor is not supported, only rotations of whole heads")
     # Other engines read further factors, which are 1 where they do nothing.
     if unknown := [key for key in rope if key not in (*_READ, *_HARMLESS) and rope[key] not in (1, False)]:
-        raise UnsupportedModelError(f"{rope.place} has {unknown[0]}, which is not supported: remove it if nothing reads it")
+        raise UnsupportedModelError(
+            f"{rope.place} has {unknown[0]}, which is not supported: remove it if nothing reads it"
+        )
     theta = rope.positive("rope_theta", config.positive(theta_key, default_theta))
     if config.has(theta_key) and config.number(theta_key) != theta:
         raise JsonFileError(
@@ -97,20 +99,23 @@ def rotary_from(
     if kind not in _KINDS:
         raise UnsupportedModelError(f"rope type {kind!r} is not supported, only {', '.join(_KINDS)}")
     # "dynamic" rescales only beyond the positions the model was made for, which we never reach.
-    scaling = None if kind in ("default", "dynamic") else _scaling(kind, config, rope, max_positions)
+    scaling = None if kind in ("default", "dynamic") else _scaling(kind, theta, config, rope, max_positions)
     return RotarySpec(theta, scaling)
 
 
-def _scaling(kind: str, config: JsonObject, rope: JsonObject, max_positions: int) -> Scaling:
+def _scaling(kind: str, theta: float, config: JsonObject, rope: JsonObject, max_positions: int) -> Scaling:
     if kind == "linear":
         return LinearScaling(_factor(rope))
     original = rope.size(
         "original_max_position_embeddings", config.size("original_max_position_embeddings", max_positions)
     )
     if kind == "llama3":
-        return Llama3Scaling(
-            _factor(rope), rope.positive("low_freq_factor"), rope.positive("high_freq_factor"), original
-        )
+        low, high = rope.positive("low_freq_factor"), rope.positive("high_freq_factor")
+        if high <= low:
+            raise rope.error("high_freq_factor", f"above low_freq_factor ({low:g})")
+        return Llama3Scaling(_factor(rope), low, high, original)
+    if theta <= 1:  # its logarithm divides
+        raise JsonFileError(f"{rope.place}: rope_theta is {theta:g}, with yarn it should be above 1")
     return _yarn(rope, original, max_positions)
 
 
@@ -132,11 +137,16 @@ def _yarn(rope: JsonObject, original: int, max_positions: int) -> YarnScaling:
     return YarnScaling(
         factor=factor,
         original_max_positions=original,
-        beta_fast=rope.number("beta_fast", 32.0) or 32.0,
-        beta_slow=rope.number("beta_slow", 1.0) or 1.0,
+        beta_fast=_beta(rope, "beta_fast", 32.0),
+        beta_slow=_beta(rope, "beta_slow", 1.0),
         attention_factor=attention_factor,
         truncates=rope.flag("truncate", True),
     )
+
+
+def _beta(rope: JsonObject, key: str, default: float) -> float:
+    """0 stands for the default, as in transformers."""
+    return rope.positive(key) if rope.has(key) and rope.number(key) != 0 else default
 
 
 def longest_context(rotary: RotarySpec | None, max_positions: int) -> int:

@@ -20,7 +20,7 @@ from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.tokenizer import Tokenizer
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_FORMAT_VERSION = 4  # of what is written here: folders of other versions are not taken
+_FORMAT_VERSION = 5  # of what is written here: folders of other versions are not taken
 
 
 def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], None]) -> Path:
@@ -97,8 +97,10 @@ def write_tokenizer(file: GgufFile, folder: Path, progress: Callable[[str], None
     files = tokenizer_of(file)
     _write_json(folder / "tokenizer.json", files.tokenizer)
     _write_json(folder / "tokenizer_config.json", files.config)
-    if files.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(files.chat_template, encoding="utf-8")
+    for name, template in files.chat_templates.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(template, encoding="utf-8")
     for warning in files.warnings:
         progress(f"warning: {warning}")
 

@@ -15,6 +15,7 @@ from typing import Any
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders.gguf_pre_tokenizers import PreTokenizer, pre_tokenizer_of
 from specgrove.models.weights.gguf_file import GgufFile
+from specgrove.tokenizer.files import TEMPLATE_FILES
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 2, 3, 4, 5, 6
 _ID_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
@@ -32,7 +33,8 @@ class TokenizerFiles:
 
     tokenizer: Mapping[str, Any]
     config: Mapping[str, Any]
-    chat_template: str | None
+    chat_templates: Mapping[str, str]
+    """By the files that hold them."""
     warnings: tuple[str, ...]
 
 
@@ -63,7 +65,7 @@ def tokenizer_of(file: GgufFile) -> TokenizerFiles:
         raise UnsupportedModelError(f"{file.path} has no tokenizer in its metadata")
     model = file.metadata.text("tokenizer.ggml.model")
     if "tokenizer.huggingface.json" in file.metadata:
-        return TokenizerFiles(_own_tokenizer(file), _config(file, adds_bos=False), _template(file), ())
+        return TokenizerFiles(_own_tokenizer(file), _config(file, adds_bos=False), _templates(file), ())
     if model == "gpt2":
         is_named = "tokenizer.ggml.pre" in file.metadata
         name = file.metadata.text("tokenizer.ggml.pre") if is_named else None
@@ -78,7 +80,7 @@ def tokenizer_of(file: GgufFile) -> TokenizerFiles:
         )
     adds_bos = file.metadata.flag("tokenizer.ggml.add_bos_token", default=adds_bos)
     tokenizer["post_processor"] = _template_processing(file, adds_bos)
-    return TokenizerFiles(tokenizer, _config(file, adds_bos), _template(file), (*warnings, *_doubts(file)))
+    return TokenizerFiles(tokenizer, _config(file, adds_bos), _templates(file), (*warnings, *_doubts(file)))
 
 
 def _own_tokenizer(file: GgufFile) -> dict[str, Any]:
@@ -252,9 +254,10 @@ def _config(file: GgufFile, adds_bos: bool) -> dict[str, Any]:
     }
 
 
-def _template(file: GgufFile) -> str | None:
-    key = "tokenizer.chat_template"
-    return file.metadata.text(key) if key in file.metadata else None
+def _templates(file: GgufFile) -> dict[str, str]:
+    """Of several that a file has, the usual one and that for conversations with tools."""
+    keys = {name: f"tokenizer.chat_template{'' if name == 'default' else f'.{name}'}" for name in TEMPLATE_FILES}
+    return {TEMPLATE_FILES[name]: file.metadata.text(key) for name, key in keys.items() if key in file.metadata}
 
 
 def _vocab(file: GgufFile) -> Iterator[tuple[str, int]]:

@@ -142,7 +142,16 @@ def test_what_would_be_computed_wrongly_is_named(
 
 def test_keys_of_other_models_that_ask_for_nothing_are_passed_over(tmp_path: Path) -> None:
     save_tiny("model", tmp_path, {"model": lambda: tiny("llama")})
-    edit(tmp_path, {"embedding_multiplier": 1.0, "logit_scale": None, "clip_qkv": 0, "is_causal": True, "no_rope_layers": [1, 1, 1]})
+    edit(
+        tmp_path,
+        {
+            "embedding_multiplier": 1.0,
+            "logit_scale": None,
+            "clip_qkv": 0,
+            "is_causal": True,
+            "no_rope_layers": [1, 1, 1],
+        },
+    )
     assert read_spec(tmp_path).num_layers == 3
 
 

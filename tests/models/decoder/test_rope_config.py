@@ -103,6 +103,10 @@ def test_gemmas_values_without_kinds_are_told(tmp_path: Path) -> None:
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, r"rope_scaling: factor is missing"),
         ({"rope_parameters": {"full_attention": PLAIN, "sliding_attention": PLAIN}, "rope_scaling": None},
          r"rope_parameters has full_attention and sliding_attention with values of their own, and all layers of this model"),
+        ({"rope_parameters": {**PLAIN, "rope_type": "yarn", **YARN, "rope_theta": 1}}, r"rope_theta is 1, with yarn it should be above 1"),
+        ({"rope_parameters": {**PLAIN, "rope_type": "yarn", **YARN, "beta_fast": -3}}, r"beta_fast is -3, it should be a number above 0"),
+        ({"rope_parameters": {**PLAIN, "rope_type": "llama3", "factor": 4, "low_freq_factor": 4, "high_freq_factor": 4}},
+         r"high_freq_factor is 4, it should be above low_freq_factor \(4\)"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 0.5}}, r"factor is 0\.5, it should be .* at least 1"),
     ],
 )  # fmt: skip
@@ -124,14 +128,17 @@ def test_partial_rotations_are_refused_wherever_they_stand(places: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "rope", [{"rope_type": "yarn", **YARN, "attn_factor": 2.0}, {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}]
+    "rope",
+    [{"rope_type": "yarn", **YARN, "attn_factor": 2.0}, {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}],
 )
 def test_values_of_positions_that_nobody_reads_are_refused(rope: dict[str, Any], tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     edit_config(tmp_path, rope_parameters={**PLAIN, **rope})
     with pytest.raises(UnsupportedModelError, match=r"rope_parameters has (attn_factor|alpha), which is not supported"):
         read_spec(tmp_path)
-    edit_config(tmp_path, rope_parameters={**PLAIN, "rope_type": "yarn", **YARN, "extrapolation_factor": 1, "finetuned": True})
+    edit_config(
+        tmp_path, rope_parameters={**PLAIN, "rope_type": "yarn", **YARN, "extrapolation_factor": 1, "finetuned": True}
+    )
     assert read_spec(tmp_path).layers[0].rotary is not None
 
 

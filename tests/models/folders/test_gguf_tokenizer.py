@@ -62,7 +62,9 @@ def byte_level(path: Path, more: tuple[tuple[str, int], ...] = (("<|end|>", CONT
 
 def tokenizer(file: GgufFile) -> Tokenizer:
     files = tokenizer_of(file)
-    return Tokenizer(json.dumps(files.tokenizer).encode(), dict(files.config), files.chat_template)
+    return Tokenizer(
+        json.dumps(files.tokenizer).encode(), dict(files.config), files.chat_templates.get("chat_template.jinja")
+    )
 
 
 def pieces(file: GgufFile, text: str) -> list[str]:

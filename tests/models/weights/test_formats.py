@@ -133,6 +133,7 @@ def test_gptq_in_another_order_is_refused(tmp_path: Path) -> None:
             "says that the weights are quantised by gptq, but no tensor is stored so",
         ),
         ({"quant_method": "gptq", "bits": "4"}, "GPTQ of '4' bits is not supported"),
+        ({"quant_method": "compressed-tensors", "transform_config": {"config_groups": {}}}, "has a transform_config"),
         ({"bits": 4}, "quantised by an unnamed method, but they are plain numbers"),
     ],
 )

@@ -105,6 +105,8 @@ def test_a_list_of_windows_has_one_for_each_layer(pattern: list[Any], tmp_path: 
         ({f"{SCALING}alpha": 2.0}, "rotary positions with scaling.alpha are not supported"),
         ({f"{SCALING}attn_factor": 2.0}, "llama.rope.scaling.attn_factor is 2.0, it should be 1 where the scaling is not yarn"),
         ({f"{SCALING}type": "yarn", f"{SCALING}yarn_ext_factor": 0.5}, "yarn_ext_factor is 0.5, it should be 1"),
+        ({"llama.logit_scale": 0.5}, "llama.logit_scale (0.5) is not supported"),
+        ({"llama.attention.causal": False}, "attention that is not causal is not supported"),
         ({"general.type": "adapter"}, "holds no model: its general.type is 'adapter'"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "tokenizer.ggml.tokens is array"),
         ({"tokenizer.ggml.tokens": [*TOKENS, "more"], "tokenizer.ggml.token_type": None},
@@ -134,6 +136,16 @@ def test_a_bias_that_all_qwen_2_models_have_is_missed(tmp_path: Path) -> None:
     save_tiny_gguf(tmp_path / "tiny.gguf", "F32", family="qwen2", without=("blk.1.attn_k.bias",))
     with pytest.raises(ModelNotFoundError, match=r"lacks blk\.1\.attn_k\.bias: is it a whole model\?"):
         resolved(tmp_path / "tiny.gguf")
+
+
+def test_a_template_for_tools_is_taken_too(tmp_path: Path) -> None:
+    templates = {
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+        "tokenizer.chat_template.tool_use": "{{ tools }}",
+    }
+    save_tiny_gguf(tmp_path / "tiny.gguf", "F32", metadata=templates)
+    tokenizer = Tokenizer.from_folder(resolved(tmp_path / "tiny.gguf"))
+    assert (tokenizer.render_chat([("user", "a")]), tokenizer.tool_template) == ("a", "{{ tools }}")
 
 
 def test_odd_tokens_are_warned_of(tmp_path: Path) -> None:

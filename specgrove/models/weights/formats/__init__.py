@@ -29,6 +29,10 @@ def format_of(config: Mapping[str, Any] | None, stored: StoredTensors) -> Weight
     config = config or {}
     method = str(config.get("quant_method") or "").lower()
     names = stored.names()
+    if config.get("transform_config"):
+        raise UnsupportedModelError(
+            f"quantization_config has a transform_config (rotations before and after linears), which is not supported: {REMEDY}"
+        )
     chosen = _named_format(method, config, stored)
     if method in _PART_OF and not any(name.endswith(_PART_OF[method]) for name in names):
         raise UnsupportedModelError(

@@ -15,6 +15,11 @@ from specgrove.models.weights.gguf_metadata import GgufMetadata
 
 # What llama.cpp has in its code for Gemma 3, for files that don't say it.
 _GEMMA3_LOCAL_THETA, _GEMMA3_PATTERN, _GEMMA3_27B_LAYERS = 10000.0, 6, 62
+# What llama.cpp computes otherwise by these, and the values that ask for nothing.
+_FOREIGN = {
+    "logit_scale": (0, 1), "residual_scale": (0, 1), "embedding_scale": (0, 1), "attention.scale": (0,), "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,), "attention.temperature_scale": (0,), "final_logit_softcapping": (0,), "attn_logit_softcapping": (0,),
+}  # fmt: skip
 
 
 def config_of_gguf(file: GgufFile) -> dict[str, Any]:
@@ -22,6 +27,11 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
     family, values = family_of_gguf(file), values_of(file)
     if values.integer("expert_count", 0):
         raise UnsupportedModelError(f"{file.path}: mixtures of experts are not supported")
+    for key, harmless in _FOREIGN.items():
+        if key in values and values.number(key) not in harmless:
+            raise UnsupportedModelError(f"{file.path}: {family.name}.{key} ({values.number(key):g}) is not supported")
+    if not values.flag("attention.causal", default=True):
+        raise UnsupportedModelError(f"{file.path}: attention that is not causal is not supported")
     if "token_embd.weight" not in file.tensors:
         raise UnsupportedModelError(f"{file.path} has no token_embd.weight: is it a whole model?")
     hidden_size, num_heads = values.size("embedding_length"), values.size("attention.head_count")
@@ -76,8 +86,6 @@ def _of_family(
         }
         return {"hidden_act": "silu", "rope_parameters": rope, **(biases if family.name != "qwen2" else {})}
     num_layers = values.size("block_count")
-    if values.number("final_logit_softcapping", 0) or values.number("attn_logit_softcapping", 0):
-        raise UnsupportedModelError(f"{file.path}: softcapping is not supported")
     # The second name is that of files made by Ollama.
     local_theta = values.positive("rope.freq_base_swa", values.positive("rope.local.freq_base", _GEMMA3_LOCAL_THETA))
     return {
