@@ -171,7 +171,8 @@ void multiply_rows(int64_t num_rows, const Panel& panel) {
   }
 }
 
-// The next tile's rows. Sums of few rows wait for each other: one row costs nearly as much as two, three or four as five.
+// The next tile's rows. Sums of few rows wait for each other: one row costs nearly as much as two, three or four as
+// five.
 inline int64_t next_tile(int64_t num_rows_left) {
   static_assert(kMaxTileRows == 6, "the numbers below are for six");
   if (num_rows_left <= kMaxTileRows) return num_rows_left;

@@ -7,10 +7,7 @@
 #include "vector_math.h"
 
 namespace specgrove {
-namespace {
-
-
-}  // namespace
+namespace {}  // namespace
 
 SPECGROVE_CLONES void scale(float factor, int64_t count, float* values) {
   for (int64_t i = 0; i < count; ++i) values[i] *= factor;

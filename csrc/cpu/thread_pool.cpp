@@ -92,8 +92,8 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-// A few system calls, one for each worker, where the caller runs on another processor than before. Where threads are more
-// than processors, or the system refuses, workers stay where they may run.
+// A few system calls, one for each worker, where the caller runs on another processor than before. Where threads are
+// more than processors, or the system refuses, workers stay where they may run.
 void ThreadPool::keep_workers_apart() {
 #if defined(__linux__)
   const int cpu = sched_getcpu();

@@ -15,7 +15,8 @@ constexpr double kMaxTimeoutS = 1e9;
 }  // namespace
 
 TurnWatch::TurnWatch(double timeout_s, int signal) : tick_s_(timeout_s / kNumTicks), signal_(signal) {
-  if (!(timeout_s > 0 && timeout_s <= kMaxTimeoutS)) throw std::invalid_argument("timeout_s must be above 0, and 1e9 at most");
+  if (!(timeout_s > 0 && timeout_s <= kMaxTimeoutS))
+    throw std::invalid_argument("timeout_s must be above 0, and 1e9 at most");
   thread_ = std::thread([this] { run(); });
 }
 
