@@ -29,6 +29,11 @@ _BY_MODEL_TYPE = {
 """For configurations that name no architecture, as transformers chooses it."""
 
 
+def architecture_of_type(config: JsonObject) -> str | None:
+    """What ``model_type`` stands for; None where it is left out, or of no served model."""
+    return _BY_MODEL_TYPE.get(config.text("model_type", ""))
+
+
 def family_name_of(folder: Path) -> tuple[str, JsonObject]:
     """The family of a model folder and its ``config.json``, which names the architecture in any case.
 
@@ -38,8 +43,8 @@ def family_name_of(folder: Path) -> tuple[str, JsonObject]:
     config.object("quantization_config")  # no text or list, which those that read it would take for none
     named = config.texts("architectures")
     architectures = [_OLD_NAMES.get(name, name) for name in named]
-    if not named and config.text("model_type", "") in _BY_MODEL_TYPE:
-        architectures = [_BY_MODEL_TYPE[config.text("model_type")]]
+    if not named and (by_type := architecture_of_type(config)) is not None:
+        architectures = [by_type]
     for family, known in BY_FAMILY.items():
         if set(architectures) & set(known):
             return family, JsonObject({**config, "architectures": architectures}, config.place)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from specgrove.files.json_files import JsonObject
-from specgrove.models.decoder.architectures import family_name_of
+from specgrove.models.decoder.architectures import BY_FAMILY, architecture_of_type, family_name_of
 from specgrove.models.decoder.families import falcon, gemma2, gemma3, gpt_bigcode, granite, llama, mpt, opt
 from specgrove.models.decoder.families.foreign_keys import refuse_foreign_keys
 from specgrove.models.decoder.parameters import ModelWeights
@@ -55,6 +56,32 @@ def read_spec(folder: Path) -> DecoderSpec:
     name, config = family_name_of(folder)
     try:
         refuse_foreign_keys(config, name)
-        return _FAMILIES[name].spec_of(config)
+        spec = _FAMILIES[name].spec_of(config)
+        _check_model_type(config, spec)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{folder}: {error}") from error
+    return spec
+
+
+def _check_model_type(config: JsonObject, spec: DecoderSpec) -> None:
+    """Other engines, transformers among them, go by ``model_type``. It may name another architecture where that changes nothing."""
+    other = architecture_of_type(config)
+    if other is None or other in config.texts("architectures"):
+        return
+    told = f"model_type is {config.text('model_type')!r}, which is {other}, and architectures names {spec.architecture}"
+    family = _FAMILIES[next(name for name, known in BY_FAMILY.items() if other in known)]
+    try:
+        as_other = family.spec_of(JsonObject({**config, "architectures": [other]}, config.place))
+    except ValueError as error:
+        raise UnsupportedModelError(f"{told}: leave out the one that is wrong") from error
+    if _computed(as_other) != _computed(spec):
+        raise UnsupportedModelError(f"{told}, which computes something else: leave out the one that is wrong")
+
+
+def _computed(spec: DecoderSpec) -> DecoderSpec:
+    """Without the name, and without windows that no context is longer than."""
+    layers = (
+        replace(layer, window=None) if (layer.window or 0) >= spec.max_position_embeddings else layer
+        for layer in spec.layers
+    )
+    return replace(spec, architecture="", layers=tuple(layers))

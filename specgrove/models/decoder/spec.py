@@ -7,10 +7,12 @@ torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from specgrove.kernels.activations import Activation
 from specgrove.models.decoder.rotary_spec import RotarySpec
+
+Residual: TypeAlias = Literal["pre_norm", "post_norm", "parallel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class DecoderSpec:
     activation: Activation
     is_gated: bool
     """Whether the MLP is ``activation(gate(x)) * up(x)`` instead of ``activation(up(x))``."""
-    residual: Literal["pre_norm", "post_norm", "parallel"]
+    residual: Residual
     """``parallel``: attention and MLP read the same input and are added together; ``post_norm``: the norms follow the sums."""
     attention_scale: float
     has_tied_head: bool
@@ -56,6 +58,8 @@ class DecoderSpec:
     logit_scale: float = 1.0
     has_norm_weights: bool = True
     """Whether norms scale and shift what they have normalised."""
+    has_final_norm: bool = True
+    """Whether the head reads normalised hidden states. Only OPT may have none."""
     embedding_scale: float = 1.0
     embedding_size: int | None = None
     """Where it is not the hidden size: there is a projection then."""

@@ -6,6 +6,7 @@ same file imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,14 @@ from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.tokenizer import Tokenizer
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# How the model's makers would have tokens chosen, by the keys of Hugging Face's file.
+_SAMPLING = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
 _FORMAT_VERSION = 5  # of what is written here: folders of other versions are not taken
 
 
@@ -82,7 +91,7 @@ def write_config_and_tokenizer(file: GgufFile, folder: Path, progress: Callable[
         )
     _write_json(folder / "config.json", config)
     tokens = {name: config[name] for name in ("bos_token_id", "pad_token_id")}
-    _write_json(folder / "generation_config.json", tokens | {"eos_token_id": end_ids(file) or None})
+    _write_json(folder / "generation_config.json", tokens | {"eos_token_id": end_ids(file) or None} | _sampling(file))
     write_tokenizer(file, folder, progress)
     try:
         Tokenizer.from_folder(folder)
@@ -90,6 +99,15 @@ def write_config_and_tokenizer(file: GgufFile, folder: Path, progress: Callable[
         raise UnsupportedModelError(
             f"{file.path}: the tokenizer in its metadata is not one: {str(error).removeprefix(f'{folder}: ')}"
         ) from error
+
+
+def _sampling(file: GgufFile) -> dict[str, float]:
+    """What is no number is left out: the model can be served all the same."""
+    values, found = file.metadata.below("general.sampling"), dict[str, float]()
+    for name, key in _SAMPLING.items():
+        with contextlib.suppress(UnsupportedModelError):
+            found |= {name: float(f"{values.number(key):.7g}")} if key in values else {}
+    return found
 
 
 def write_tokenizer(file: GgufFile, folder: Path, progress: Callable[[str], None]) -> None:

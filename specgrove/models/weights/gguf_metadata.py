@@ -57,6 +57,11 @@ class GgufMetadata(CheckedNumbers):
             return bool(value)
         raise self.error(key, "true or false")
 
+    def scalar(self, key: str) -> float:
+        """A number, or a flag as 1 or 0."""
+        value = self._alike(key, None)
+        return float(value) if isinstance(value, bool) else self.number(key)
+
     def text(self, key: str, default: str | None = None) -> str:
         """A string."""
         value = self._value(key, default)

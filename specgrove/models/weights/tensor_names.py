@@ -16,7 +16,8 @@ HEAD_NAME = "lm_head.weight"
 _HEAD = "lm_head."
 # What may stand before the family's own prefix, or in its place.
 _OUTER = ("", "model.", "transformer.", "language_model.", "model.language_model.", "language_model.model.", "decoder.",
-          "model.text_model.", "module.", "_orig_mod.", "base_model.")  # fmt: skip
+          "model.text_model.", "text_model.", "llm.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "base_model.",
+          "base_model.model.")  # fmt: skip
 # Buffers that are computed anew; scales of activations and of caches in 8 bits, which stay in 16; parts of models that do more than read
 # and write text; and what training keeps beside a model: its value head, and states of modules.
 _HARMLESS = re.compile(

@@ -67,6 +67,7 @@ LIKE_TRANSFORMERS: list[tuple[str, dict[str, Any], dict[str, Any], tuple[str, ..
     ("opt", {"layer_norm_elementwise_affine": False}, {}, ()),
     ("opt", {"layer_norm_elementwise_affine": False, "do_layer_norm_before": False}, {}, ()),
     ("mpt", {}, {"attn_config": {"clip_qkv": 0.0}}, ()),
+    ("llama", {}, {"model_type": "mistral", "sliding_window": None}, ()),
 ]  # fmt: skip
 
 
@@ -124,6 +125,10 @@ _KIND_LEFT_OUT = {"rope_scaling": {"factor": 8.0, "original_max_position_embeddi
         ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier is not supported, and config.json has 12.0 for it"),
         ("mistral", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
         ("qwen2", {"is_causal": False}, "is_causal is not supported"),
+        ("llama", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not supported"),
+        ("mistral", {"model_type": "llama", "sliding_window": 4}, "which is LlamaForCausalLM, and architectures names Mi"),
+        ("opt", {"_remove_final_layer_norm": True}, "has not: model.decoder.final_layer_norm.bias, "),
+        ("opt", {"do_layer_norm_before": False}, "has not: model.decoder.final_layer_norm.bias, "),
         ("qwen3", {"no_rope_layers": [1, 0, 1]}, "no_rope_layers is not supported"),
         ("gemma2", {"rope_local_base_freq": 1e4}, "rope_local_base_freq is not supported"),
         ("llama", {"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported, only silu, "),

@@ -143,6 +143,9 @@ PREFIXES = {
     "a text model inside": lambda name: f"language_model.{name}",
     "model.language_model.": lambda name: name.replace("model.", "model.language_model.", 1),
     "a wrapper's": lambda name: f"module.{name}",
+    "PEFT's": lambda name: f"base_model.model.{name}",
+    "FSDP's": lambda name: f"_fsdp_wrapped_module.{name}",
+    "llm.": lambda name: f"llm.{name}",
 }
 
 

@@ -105,8 +105,6 @@ def test_a_list_of_windows_has_one_for_each_layer(pattern: list[Any], tmp_path: 
         ({f"{SCALING}alpha": 2.0}, "rotary positions with scaling.alpha are not supported"),
         ({f"{SCALING}attn_factor": 2.0}, "llama.rope.scaling.attn_factor is 2.0, it should be 1 where the scaling is not yarn"),
         ({f"{SCALING}type": "yarn", f"{SCALING}yarn_ext_factor": 0.5}, "yarn_ext_factor is 0.5, it should be 1"),
-        ({"llama.logit_scale": 0.5}, "llama.logit_scale (0.5) is not supported"),
-        ({"llama.attention.causal": False}, "attention that is not causal is not supported"),
         ({"general.type": "adapter"}, "holds no model: its general.type is 'adapter'"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "tokenizer.ggml.tokens is array"),
         ({"tokenizer.ggml.tokens": [*TOKENS, "more"], "tokenizer.ggml.token_type": None},
@@ -257,7 +255,7 @@ def test_a_damaged_folder_of_the_cache_is_named_with_the_remedy(
          r"config\.json says num_attention_heads 8 and model\.gguf has 4: they are of different models"),
         ({"num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1}, r"says num_key_value_heads 1 and model\.gguf has 2"),
         ({"architectures": ["Qwen3ForCausalLM"]}, r"says architectures Qwen3ForCausalLM and model\.gguf has LlamaForCausalLM"),
-        ({"architectures": ["MistralForCausalLM"], "sliding_window": 4}, None),  # its files are called Llama's
+        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4}, None),  # its files are called Llama's
         ({"architectures": ["BloomForCausalLM"]}, r"architecture BloomForCausalLM is not supported"),
         ({}, None),
     ],

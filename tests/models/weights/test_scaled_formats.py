@@ -150,6 +150,37 @@ def test_a_code_that_no_kernel_has_is_dequantised(tmp_path: Path) -> None:
     assert weight[0, 0] == -128 * tensors[name + "_scale"][0, 0]
 
 
+def test_bytes_as_scales_are_exponents(tmp_path: Path) -> None:
+    """MXFP8 of ModelOpt and compressed-tensors: sgl-project/sglang#32538 took its bytes for numbers."""
+    values, folder = make(tmp_path / "mx", "block", "ModelOpt"), tmp_path / "mx"
+    name, tensors = "model.layers.0.mlp.down_proj.weight", load_file(folder / "model.safetensors")
+    exponents = torch.randint(110, 130, (tensors[name].shape[0], tensors[name].shape[1] // 16), dtype=torch.uint8)
+    tensors[name + "_scale"] = exponents
+    save_file(tensors, folder / "model.safetensors")
+    wanted = tensors[name].float() * torch.exp2(exponents.float() - 127).repeat_interleave(16, 1)
+    with open_checkpoint(folder) as checkpoint:
+        assert torch.equal(values_of(checkpoint.weight(name, ALL, ALL)), wanted)
+        assert torch.equal(values_of(checkpoint.weight(name, slice(3, 9), slice(16, 48))), wanted[3:9, 16:48])
+    assert not torch.equal(wanted, values[name])
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        (torch.full((1,), 255, dtype=torch.uint8), "hold NaN"),
+        (torch.ones(1, dtype=torch.int32), "only floats are read"),
+    ],
+)
+def test_whole_numbers_as_scales_that_mean_nothing_are_refused(
+    scales: torch.Tensor, message: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "mx", "tensor", "ModelOpt")
+    name, tensors = "model.layers.0.mlp.down_proj.weight", load_file(tmp_path / "mx" / "model.safetensors")
+    save_file(tensors | {name + "_scale": scales}, tmp_path / "mx" / "model.safetensors")
+    with open_checkpoint(tmp_path / "mx") as checkpoint, pytest.raises(UnsupportedModelError, match=message):
+        checkpoint.weight(name, ALL, ALL)
+
+
 def test_scales_that_fit_no_blocks_are_refused(tmp_path: Path) -> None:
     values = make(tmp_path, "channel", "not told")
     name = next(filter(is_quantised, values)) + "_scale"

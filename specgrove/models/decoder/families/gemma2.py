@@ -15,7 +15,6 @@ from specgrove.models.decoder.families.gemma3 import gemma_weights
 from specgrove.models.decoder.parameters import ModelWeights
 from specgrove.models.decoder.rope_config import longest_context, rotary_of
 from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
-from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.weights.tensor_names import FamilyNames
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
 def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
-    if config.flag("use_bidirectional_attention", False):
-        raise UnsupportedModelError("use_bidirectional_attention is not supported: a decoder is causal")
     max_positions = config.size("max_position_embeddings", 8192)
     rotary = rotary_of(config, 10000.0, max_positions)
     hidden_size = config.size("hidden_size")

@@ -44,8 +44,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
         if config.has(name):
             raise UnsupportedModelError(f"{name} is not supported")
-    if config.flag("use_bidirectional_attention", False):
-        raise UnsupportedModelError("use_bidirectional_attention is not supported: a decoder is causal")
     layers, max_positions = _layers(config), config.size("max_position_embeddings", 131072)
     hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
     return DecoderSpec(

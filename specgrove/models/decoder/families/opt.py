@@ -18,7 +18,7 @@ from specgrove.models.decoder.parameters import (
     MlpWeights,
     ModelWeights,
 )
-from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
+from specgrove.models.decoder.spec import DecoderSpec, LayerSpec, Residual
 from specgrove.models.weights.head_rows import HeadRows
 from specgrove.models.weights.tensor_names import FamilyNames
 
@@ -34,6 +34,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
     hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
     head_dim = head_dim_of(config, hidden_size, num_heads)
     embedding_size = config.size("word_embed_proj_dim", hidden_size)
+    residual: Residual = "pre_norm" if config.flag("do_layer_norm_before", True) else "post_norm"
     return DecoderSpec(
         architecture="OPTForCausalLM",
         vocab_size=config.size("vocab_size"),
@@ -48,10 +49,11 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         norm_eps=1e-5,
         activation=activation_of(config, "activation_function", "relu"),
         is_gated=False,
-        residual="pre_norm" if config.flag("do_layer_norm_before", True) else "post_norm",
+        residual=residual,
         attention_scale=head_dim**-0.5,
         has_tied_head=config.flag("tie_word_embeddings", True),
         has_norm_weights=config.flag("layer_norm_elementwise_affine", True),
+        has_final_norm=residual == "pre_norm" and not config.flag("_remove_final_layer_norm", False),
         embedding_size=None if embedding_size == hidden_size else embedding_size,
     )
 
@@ -83,10 +85,8 @@ def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
         )
 
     def head() -> HeadWeights:
-        # Old checkpoints lack it without saying so; without weights there is nothing to tell it by but the order of norms.
-        has_final_norm = reader.has("final_layer_norm.weight") or (
-            not spec.has_norm_weights and spec.residual == "pre_norm"
-        )
+        # Old checkpoints lack it without saying so; one that the configuration leaves out is left over, and so refused.
+        has_final_norm = spec.has_final_norm and (not spec.has_norm_weights or reader.has("final_layer_norm.weight"))
         return HeadWeights(
             vocab=reader.vocab_head("lm_head", tied="embed_tokens"),
             norm=reader.norm("final_layer_norm") if has_final_norm else None,

@@ -15,11 +15,18 @@ from specgrove.models.weights.gguf_metadata import GgufMetadata
 
 # What llama.cpp has in its code for Gemma 3, for files that don't say it.
 _GEMMA3_LOCAL_THETA, _GEMMA3_PATTERN, _GEMMA3_27B_LAYERS = 10000.0, 6, 62
-# What llama.cpp computes otherwise by these, and the values that ask for nothing.
-_FOREIGN = {
-    "logit_scale": (0, 1), "residual_scale": (0, 1), "embedding_scale": (0, 1), "attention.scale": (0,), "attention.clamp_kqv": (0,),
-    "attention.max_alibi_bias": (0,), "attention.temperature_scale": (0,), "final_logit_softcapping": (0,), "attn_logit_softcapping": (0,),
+# What other architectures compute, with the values that change nothing.
+_UNREAD = {
+    "logit_scale": (0, 1), "embedding_scale": (0, 1), "residual_scale": (0, 1), "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,), "use_parallel_residual": (0,), "swin_norm": (0,), "attention.causal": (1,),
+    "attention.clamp_kqv": (0,), "attention.max_alibi_bias": (0,), "attention.temperature_scale": (0, 1),
+    "attention.temperature_length": (0,), "attention.output_scale": (0, 1), "attention.value_scale": (0, 1),
+    "attention.shared_kv_layers": (0,),
 }  # fmt: skip
+_READ_OF_ATTENTION = (
+    "head_count", "head_count_kv", "key_length", "value_length", "layer_norm_rms_epsilon", "layer_norm_epsilon",
+    "sliding_window", "sliding_window_pattern", "scale", "key_length_swa", "value_length_swa",
+)  # fmt: skip
 
 
 def config_of_gguf(file: GgufFile) -> dict[str, Any]:
@@ -27,11 +34,6 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
     family, values = family_of_gguf(file), values_of(file)
     if values.integer("expert_count", 0):
         raise UnsupportedModelError(f"{file.path}: mixtures of experts are not supported")
-    for key, harmless in _FOREIGN.items():
-        if key in values and values.number(key) not in harmless:
-            raise UnsupportedModelError(f"{file.path}: {family.name}.{key} ({values.number(key):g}) is not supported")
-    if not values.flag("attention.causal", default=True):
-        raise UnsupportedModelError(f"{file.path}: attention that is not causal is not supported")
     if "token_embd.weight" not in file.tensors:
         raise UnsupportedModelError(f"{file.path} has no token_embd.weight: is it a whole model?")
     hidden_size, num_heads = values.size("embedding_length"), values.size("attention.head_count")
@@ -42,6 +44,7 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
         raise UnsupportedModelError(
             f"{file.path}: rotary embeddings of a part of the head, or values of another size than keys, are not supported"
         )
+    _check_read(file, family, values, head_dim)
     config = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -52,7 +55,7 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
         "num_attention_heads": num_heads,
         "num_key_value_heads": num_kv_heads,
         "head_dim": head_dim,
-        "max_position_embeddings": values.size("context_length"),
+        "max_position_embeddings": _num_positions(family, values),
         "rms_norm_eps": shortest(values.positive("attention.layer_norm_rms_epsilon")),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **special_ids(file),
@@ -61,6 +64,33 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
     if (quantization := quantization_config_of_gguf(file)) is not None:
         config["quantization_config"] = quantization
     return config
+
+
+def _check_read(file: GgufFile, family: GgufFamily, values: GgufMetadata, head_dim: int) -> None:
+    """Raises ``UnsupportedModelError`` for what would be left out, though it changes what the model computes."""
+    for key, neutral in _UNREAD.items():
+        if key in values and values.scalar(key) not in neutral:
+            raise UnsupportedModelError(f"{file.path}: {family.name}.{key} of {values.scalar(key):g} is not supported")
+    known = (*_READ_OF_ATTENTION, *(key.removeprefix("attention.") for key in _UNREAD))
+    if unknown := [key for key in values.below("attention") if key not in known]:
+        raise UnsupportedModelError(
+            f"{file.path}: {family.name}.attention.{unknown[0]} is not known, and may not be left out"
+        )
+    for key in ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"):
+        if values.size(key, head_dim) != head_dim:
+            raise UnsupportedModelError(
+                f"{file.path}: heads of another size in sliding layers ({key}) are not supported"
+            )
+    scale = values.number("attention.scale", 0.0)
+    if family.name != "gemma3" and scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-3):
+        raise UnsupportedModelError(f"{file.path}: {family.name}.attention.scale of {scale:g} is not supported")
+
+
+def _num_positions(family: GgufFamily, values: GgufMetadata) -> int:
+    """Of models that llama.cpp gives no windows: where the file tells of one, all that a window shows is what is served."""
+    context_len = values.size("context_length")
+    window = values.integer("attention.sliding_window", 0)
+    return context_len if family.name == "gemma3" or window < 1 else min(context_len, window)
 
 
 def quantization_config_of_gguf(file: GgufFile) -> dict[str, Any] | None:
@@ -86,12 +116,14 @@ def _of_family(
         }
         return {"hidden_act": "silu", "rope_parameters": rope, **(biases if family.name != "qwen2" else {})}
     num_layers = values.size("block_count")
+    scale = values.number("attention.scale", 0.0)
+    usual = hidden_size // num_heads if num_layers == _GEMMA3_27B_LAYERS else head_dim
     # The second name is that of files made by Ollama.
     local_theta = values.positive("rope.freq_base_swa", values.positive("rope.local.freq_base", _GEMMA3_LOCAL_THETA))
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
-        "query_pre_attn_scalar": hidden_size // num_heads if num_layers == _GEMMA3_27B_LAYERS else head_dim,
+        "query_pre_attn_scalar": scale**-2 if scale else usual,
         "sliding_window": values.size("attention.sliding_window"),
         "layer_types": ["sliding_attention" if slides else "full_attention" for slides in _sliding(values, num_layers)],
         "rope_parameters": {

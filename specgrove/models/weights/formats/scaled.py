@@ -22,6 +22,7 @@ METHODS = ("", "fp8", "modelopt", "compressed-tensors", "fbgemm_fp8", "quark")
 _SUFFIXES = (".weight_scale_inv", ".weight_scale")
 _DEFAULT_BLOCK = 128  # DeepSeek's, where config.json doesn't say
 _INT8 = torch.int8
+_EXPONENT_OF_ONE, _NO_NUMBER = 127, 255  # of E8M0
 
 
 class ScaledFormat:
@@ -84,7 +85,7 @@ class ScaledFormat:
         """float32, as many rows and columns as the part has, or one for all."""
         scale_name = self._scale_name(name)
         assert scale_name is not None
-        scales, shape = self._stored.read(scale_name).float(), self._stored.shape_of(name)
+        scales, shape = _floats(scale_name, self._stored.read(scale_name)), self._stored.shape_of(name)
         if scales.numel() == 1:
             return scales.view(1, 1)
         if scales.ndim == 1:
@@ -109,3 +110,15 @@ class ScaledFormat:
         raise UnsupportedModelError(
             f"{scale_name} has {num_scales} scales for {size} {('outputs', 'inputs')[dimension]}, which no size of blocks explains"
         )
+
+
+def _floats(scale_name: str, scales: torch.Tensor) -> torch.Tensor:
+    """Scales as numbers. Whole numbers of other types than bytes mean nothing that is known."""
+    if scales.dtype == torch.uint8:
+        powers = torch.exp2(scales.float() - _EXPONENT_OF_ONE)
+        return powers.masked_fill(scales == _NO_NUMBER, torch.nan)
+    if not scales.is_floating_point():
+        raise UnsupportedModelError(
+            f"{scale_name} holds {scales.dtype}: only floats are read, and bytes as MXFP8 has them"
+        )
+    return scales.float()
