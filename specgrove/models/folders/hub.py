@@ -25,7 +25,7 @@ from specgrove.models.folders.gguf_model import ensure_gguf_folder
 from specgrove.models.folders.hub_checks import problem_of_hub_model
 from specgrove.models.folders.hub_weights import TRANSFER_ERRORS, fetch_weights
 from specgrove.models.folders.made_folder import sweep_cache
-from specgrove.models.folders.missing import WEIGHT_SUFFIXES, not_there
+from specgrove.models.folders.missing import WEIGHT_SUFFIXES, no_config, not_there
 from specgrove.models.folders.model_files import gguf_files, gguf_of, is_gguf_file
 from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.models.weights.safetensors_files import weight_files_of
@@ -220,7 +220,7 @@ def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
     if not config_path.is_file() and len(gguf_names) > 1:
         raise ModelNotFoundError(f"{folder} has several GGUF files: name one of {', '.join(gguf_names)}")
     if not config_path.is_file():
-        raise ModelNotFoundError(f"{folder} has no config.json: a model folder has Hugging Face's layout")
+        raise ModelNotFoundError(no_config(folder))
     for name in ("config.json", "generation_config.json"):
         if (folder / name).is_file():
             _read_object(folder / name)

@@ -33,3 +33,22 @@ def _models_in(folder: Path) -> list[str]:
         )
     except OSError:
         return []
+
+
+def no_config(folder: Path) -> str:
+    """What to say of a folder without config.json: what it is instead, where that can be seen."""
+    if (folder / "adapter_config.json").is_file():
+        return (
+            f"{folder} holds an adapter (adapter_config.json), no whole model: merge it into its base model "
+            "(PEFT's merge_and_unload), and give the folder of that"
+        )
+    if (folder / "model_index.json").is_file():
+        return f"{folder} holds a pipeline of diffusers (model_index.json), which is no language model"
+    if (folder / "params.json").is_file():
+        return (
+            f"{folder} has a params.json and no config.json, which is Meta's or Mistral's own layout: "
+            "take the same model in Hugging Face's layout"
+        )
+    if below := _models_in(folder):
+        return f"{folder} has no config.json, but holds {', '.join(below[:_SHOWN])}: give the path of one of these"
+    return f"{folder} has no config.json: a model folder has Hugging Face's layout"

@@ -81,6 +81,22 @@ def test_no_config(model_folder: Path) -> None:
         check_model_folder(model_folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("adapter_config.json", r"holds an adapter .*merge_and_unload"),
+        ("model_index.json", "holds a pipeline of diffusers"),
+        ("params.json", "Meta's or Mistral's own layout"),
+        ("checkpoint-7/config.json", "has no config.json, but holds checkpoint-7: give the path of one of these"),
+    ],
+)
+def test_a_folder_without_a_config_is_called_what_it_is(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelNotFoundError, match=told):
+        check_model_folder(tmp_path)
+
+
 def test_config_is_not_json(model_folder: Path) -> None:
     (model_folder / "config.json").write_text("{")
     with pytest.raises(ModelNotFoundError, match="is not JSON"):

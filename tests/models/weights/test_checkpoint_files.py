@@ -146,6 +146,7 @@ PREFIXES = {
     "PEFT's": lambda name: f"base_model.model.{name}",
     "FSDP's": lambda name: f"_fsdp_wrapped_module.{name}",
     "llm.": lambda name: f"llm.{name}",
+    "text_model.": lambda name: f"text_model.{name}",
 }
 
 
