@@ -103,12 +103,12 @@ void load_values(const AttentionTile& tile, const ChunkSlots& slots, const Chunk
   for (int64_t place = 0; place < kKeyChunk; ++place) load_value<T>(tile, slots.at[place], place, chunk);
 }
 
-// Sixteen elements of the value at a place: of a chunk's, or from the cache.
+// A register of elements of the value at a place: of a chunk's, or from the cache.
 struct ChunkValues {
   const float* values;
   int64_t padded;
 
-  Vec at(int64_t place, int64_t offset) const { return load(values + place * padded + offset); }
+  Register at(int64_t place, int64_t offset) const { return load_register(values + place * padded + offset); }
 };
 
 template <typename T>
@@ -116,7 +116,7 @@ struct CachedValues {
   CachedValues(const AttentionTile& tile, const ChunkSlots& slots)
       : values(static_cast<const T*>(tile.v_cache)), stride(tile.slot_stride), slots(slots) {}
 
-  Vec at(int64_t place, int64_t offset) const { return load(values + slots.at[place] * stride + offset); }
+  Register at(int64_t place, int64_t offset) const { return load_register(values + slots.at[place] * stride + offset); }
 
   const T* values;
   int64_t stride;

@@ -9,14 +9,13 @@
 namespace specgrove {
 namespace {
 
-// Queries that share the registers, and vectors of values for which they do.
+// Queries that share the registers: 12 or 16 of them hold sums.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int64_t kMaxBlock = 3;
-constexpr int kValueVecs = 2;
 #else
 constexpr int64_t kMaxBlock = 4;
-constexpr int kValueVecs = 4;
 #endif
+constexpr int kValueRegisters = 4;
 
 constexpr int64_t kKeysFetched = 4;  // of the next chunk, after the scores of a query
 
@@ -28,85 +27,111 @@ struct Query {
   float *sums, *weights, *maximum, *total;
 };
 
+// sums += factor * vector for kQueries queries with a factor each. at(r) is the vector's r-th register: one at a time,
+// so that sums and factors stay in registers.
+template <int kQueries, int kRegisters, typename At>
+inline void add_products(Register (*sums)[kRegisters], const Register* factors, const At& at) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kRegisters; ++r) {
+    const Register vector = at(r);
+#pragma GCC unroll 4
+    for (int q = 0; q < kQueries; ++q) add_product(sums[q][r], vector, factors[q]);
+  }
+}
+
 // Scores of kQueries queries for all places of the chunk; a score is summed over head_dim in order.
 template <int kQueries>
 inline void score(const Query* queries, const float* keys, int64_t dim, float scale) {
-  Vec low[kQueries], high[kQueries];
-  for (int q = 0; q < kQueries; ++q) low[q] = high[q] = set1(0.0f);
+  constexpr int kRegisters = kKeyChunk / kRegister;
+  Register sums[kQueries][kRegisters];
+#pragma GCC unroll 4
+  for (int q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRegisters; ++r) sums[q][r] = fill(0.0f);
+  }
   for (int64_t d = 0; d < dim; ++d) {
-    const Vec key_low = load(keys + d * kKeyChunk), key_high = load(keys + d * kKeyChunk + kVec);
+    Register elements[kQueries];
 #pragma GCC unroll 4
-    for (int q = 0; q < kQueries; ++q) {
-      const Vec element = set1(queries[q].vector[d]);
-      low[q] = fma(element, key_low, low[q]);
-      high[q] = fma(element, key_high, high[q]);
+    for (int q = 0; q < kQueries; ++q) elements[q] = fill(queries[q].vector[d]);
+    const float* const of_keys = keys + d * kKeyChunk;
+    add_products<kQueries, kRegisters>(sums, elements, [&](int r) { return load_register(of_keys + r * kRegister); });
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRegisters; ++r)
+      store_register(queries[q].weights + r * kRegister, scaled(sums[q][r], fill(scale)));
+  }
+}
+
+// Scores to weights, and the factors that the sums so far shrink by. Step by step for all queries: none waits for what
+// another's steps hand on.
+template <int kQueries>
+inline void soften(const AttentionTile& tile, const Query* queries, float* shrinks, ChunkFetch& fetch) {
+  for (int q = 0; q < kQueries; ++q) {
+    float* const weights = queries[q].weights;
+    if (tile.soft_cap > 0.0f) {
+      for (int64_t key = 0; key < kKeyChunk; ++key) weights[key] = soft_cap_of(weights[key], tile.soft_cap);
     }
+    if (tile.alibi_slopes != nullptr) {
+      for (int64_t key = 0; key < kKeyChunk; ++key)
+        weights[key] += queries[q].slope * static_cast<float>(key - queries[q].distance);
+    }
+    for (int64_t key = 0; key < queries[q].seen.begin; ++key) weights[key] = -std::numeric_limits<float>::infinity();
+    for (int64_t key = queries[q].seen.end; key < kKeyChunk; ++key)
+      weights[key] = -std::numeric_limits<float>::infinity();
+  }
+  float maxima[kQueries];
+  for (int q = 0; q < kQueries; ++q) {
+    const float best = max_of(larger(load(queries[q].weights), load(queries[q].weights + kVec)));
+    maxima[q] = best > *queries[q].maximum ? best : *queries[q].maximum;
+    shrinks[q] = *queries[q].maximum - maxima[q];
+    *queries[q].maximum = maxima[q];
   }
   for (int q = 0; q < kQueries; ++q) {
-    store(queries[q].weights, mul(low[q], set1(scale)));
-    store(queries[q].weights + kVec, mul(high[q], set1(scale)));
+    float* const weights = queries[q].weights;
+    for (int64_t key = 0; key < kKeyChunk; ++key) weights[key] = exp_of(weights[key] - maxima[q]);
+    fetch.some(kKeysFetched * fetch.num_lines());
+  }
+  for (int q = 0; q < kMaxBlock; ++q) shrinks[q] = exp_of(shrinks[q]);
+  for (int q = 0; q < kQueries; ++q) {
+    const float sum = sum_of(add(load(queries[q].weights), load(queries[q].weights + kVec)));
+    *queries[q].total = *queries[q].total * shrinks[q] + sum;
   }
 }
 
-// Scores to weights; returns the factor that the sums so far shrink by.
-inline float soften(const Query& query, float soft_cap, bool has_slope) {
-  float* weights = query.weights;
-  if (soft_cap > 0.0f) {
-    for (int64_t key = 0; key < kKeyChunk; ++key) weights[key] = soft_cap_of(weights[key], soft_cap);
-  }
-  if (has_slope) {
-    for (int64_t key = 0; key < kKeyChunk; ++key)
-      weights[key] += query.slope * static_cast<float>(key - query.distance);
-  }
-  for (int64_t key = 0; key < query.seen.begin; ++key) weights[key] = -std::numeric_limits<float>::infinity();
-  for (int64_t key = query.seen.end; key < kKeyChunk; ++key) weights[key] = -std::numeric_limits<float>::infinity();
-  const float best = max_of(larger(load(weights), load(weights + kVec)));
-  const float maximum = best > *query.maximum ? best : *query.maximum;
-  for (int64_t key = 0; key < kKeyChunk; ++key) weights[key] = exp_of(weights[key] - maximum);
-  const float sum = sum_of(add(load(weights), load(weights + kVec)));
-  const float shrink = exp_of(*query.maximum - maximum);
-  *query.total = *query.total * shrink + sum;
-  *query.maximum = maximum;
-  return shrink;
-}
-
-// sums = sums * shrink + weights * values, keys in order, for kVecs vectors of head_dim and kQueries queries that see
-// the same keys.
-template <int kQueries, int kVecs, typename Values>
+// sums = sums * shrink + weights * values, keys in order, for kRegisters registers of head_dim and kQueries queries
+// that see the same keys.
+template <int kQueries, int kRegisters, typename Values>
 inline void add_values(const Query* queries, const float* shrinks, const Values& values, int64_t offset) {
-  Vec sums[kQueries][kVecs];
+  Register sums[kQueries][kRegisters];
 #pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      sums[q][v] = mul(load(queries[q].sums + offset + v * kVec), set1(shrinks[q]));
+    for (int r = 0; r < kRegisters; ++r) {
+      sums[q][r] = scaled(load_register(queries[q].sums + offset + r * kRegister), fill(shrinks[q]));
     }
   }
   const Seen seen = queries[0].seen;
   for (int64_t key = seen.begin; key < seen.end; ++key) {
-    Vec value[kVecs];
+    Register weights[kQueries];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) value[v] = values.at(key, offset + v * kVec);
-#pragma GCC unroll 4
-    for (int q = 0; q < kQueries; ++q) {
-      const Vec weight = set1(queries[q].weights[key]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) sums[q][v] = fma(weight, value[v], sums[q][v]);
-    }
+    for (int q = 0; q < kQueries; ++q) weights[q] = fill(queries[q].weights[key]);
+    add_products<kQueries, kRegisters>(sums, weights, [&](int r) { return values.at(key, offset + r * kRegister); });
   }
 #pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) store(queries[q].sums + offset + v * kVec, sums[q][v]);
+    for (int r = 0; r < kRegisters; ++r) store_register(queries[q].sums + offset + r * kRegister, sums[q][r]);
   }
 }
 
 template <int kQueries, typename Values>
 inline void add_all_values(const Query* queries, const float* shrinks, const Values& values, int64_t padded) {
   int64_t offset = 0;
-  for (; offset + kValueVecs * kVec <= padded; offset += kValueVecs * kVec)
-    add_values<kQueries, kValueVecs>(queries, shrinks, values, offset);
-  for (; offset < padded; offset += kVec) add_values<kQueries, 1>(queries, shrinks, values, offset);
+  for (; offset + kValueRegisters * kRegister <= padded; offset += kValueRegisters * kRegister)
+    add_values<kQueries, kValueRegisters>(queries, shrinks, values, offset);
+  for (; offset < padded; offset += kRegister) add_values<kQueries, 1>(queries, shrinks, values, offset);
 }
 
 template <int kQueries, typename Values>
@@ -114,13 +139,10 @@ void attend_block(const AttentionTile& tile, const Query* queries, const float* 
                   ChunkFetch& fetch) {
   const int64_t padded = round_up_to(kVec, tile.head_dim);
   score<kQueries>(queries, keys, tile.head_dim, tile.scale);
-  float shrinks[kQueries];
+  float shrinks[kMaxBlock] = {};
+  soften<kQueries>(tile, queries, shrinks, fetch);
   bool is_even = true;
-  for (int q = 0; q < kQueries; ++q) {
-    shrinks[q] = soften(queries[q], tile.soft_cap, tile.alibi_slopes != nullptr);
-    fetch.some(kKeysFetched * fetch.num_lines());
-    is_even = is_even && queries[q].seen == queries[0].seen;
-  }
+  for (int q = 1; q < kQueries; ++q) is_even = is_even && queries[q].seen == queries[0].seen;
   if (is_even) return add_all_values<kQueries>(queries, shrinks, values, padded);
   for (int q = 0; q < kQueries; ++q) add_all_values<1>(queries + q, shrinks + q, values, padded);
 }

@@ -11,6 +11,7 @@
 
 #include "linear.h"
 #include "prefetch.h"
+#include "simd.h"
 
 namespace specgrove {
 namespace {
@@ -53,12 +54,6 @@ struct Packed<BFloat16> {
     return words;
   }
 };
-
-// Written as assembly: of the intrinsic GCC 12 makes forms that put the sum into another register, runs out of them,
-// and keeps sums in memory, which takes half as long again.
-inline void add_product(__m256& sum, __m256 weights, __m256 input) {
-  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(input));
-}
 
 // Some rows by some outputs of a group, over one chunk of inputs.
 struct Panel {

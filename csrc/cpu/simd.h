@@ -84,6 +84,22 @@ inline __m256 halves(Vec x, __m256* high) {
   return x.low;
 }
 
+// What one register holds.
+using Register = __m256;
+constexpr int64_t kRegister = 8;
+inline Register fill(float value) { return _mm256_set1_ps(value); }
+template <typename T>
+inline Register load_register(const T* x) {
+  return widen(x);
+}
+inline Register scaled(Register x, Register factor) { return _mm256_mul_ps(x, factor); }
+inline void store_register(float* x, Register value) { _mm256_storeu_ps(x, value); }
+// Written as assembly: of the intrinsic GCC 12 makes forms that put the sum into another register, runs out of them,
+// and keeps sums in memory, which takes half as long again.
+inline void add_product(Register& sum, Register a, Register b) {
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+}
+
 #else
 
 struct Vec {
@@ -130,6 +146,20 @@ inline Vec larger(Vec a, Vec b) {
   return a;
 }
 
+#endif
+
+#if !defined(__AVX2__) || defined(__AVX512F__)
+// What one register holds: here a whole Vec.
+using Register = Vec;
+constexpr int64_t kRegister = kVec;
+inline Register fill(float value) { return set1(value); }
+template <typename T>
+inline Register load_register(const T* x) {
+  return load(x);
+}
+inline Register scaled(Register x, Register factor) { return mul(x, factor); }
+inline void store_register(float* x, Register value) { store(x, value); }
+inline void add_product(Register& sum, Register a, Register b) { sum = fma(a, b, sum); }
 #endif
 
 // Sum and maximum of the lanes. The sum adds halves: lanes 8 apart, then 4, 2 and 1.
