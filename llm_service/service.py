@@ -27,6 +27,7 @@ from specgrove.runtime.devices import place_of
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving import event_loop
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.server import run_server
@@ -125,7 +126,7 @@ async def serve(
 
 def run_alone(config: LlmServiceConfig, health: Health) -> None:
     """Loads the model, and serves it until a signal. Raises as ``serve`` does."""
-    asyncio.run(serve(config, health, *load_runner(config), None))
+    event_loop.run(serve(config, health, *load_runner(config), None))
 
 
 async def _first(*futures: asyncio.Future[object] | None) -> None:
@@ -161,7 +162,7 @@ def run_rank(config: LlmServiceConfig) -> None:
             folder, decoder, num_slots = load(config, rank)
             runner = ModelRunner(decoder, num_slots)
             if rank.liveness is not None:
-                asyncio.run(serve_rank_0(config, health, folder, runner, rank))
+                event_loop.run(serve_rank_0(config, health, folder, runner, rank))
             else:
                 run_worker(runner, rank.links)
     except Exception as error:

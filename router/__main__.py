@@ -6,13 +6,13 @@ import specgrove.serving.grpc_environment  # noqa: F401  before anything imports
 
 # isort: split
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 
 from router import request_log
 from router.app import serve
 from router.config import HttpConfig, MetricsConfig, RouterConfig, TreeConfig
+from specgrove.serving import event_loop
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.tls import server_tls, services_tls
 from specgrove.settings import parse_settings
@@ -105,7 +105,7 @@ def main() -> None:
     if config.logs_requests:
         request_log.logger.setLevel("INFO")
     try:
-        asyncio.run(serve(config))
+        event_loop.run(serve(config))
     except (RuntimeError, OSError, ValueError) as error:
         sys.exit(f"router: {error}")
 

@@ -11,6 +11,7 @@ from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.machine.cpus import too_few_for
 from specgrove.runtime.devices import choose_device, place_of
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving import event_loop
 from specgrove.serving.health import Health
 from specgrove.serving.server import run_server
 from specgrove.telemetry.metrics.exposition import make_registry
@@ -29,7 +30,7 @@ _STOP_TIMEOUT_S = 5.0
 
 def run(config: SsmServiceConfig, health: Health) -> None:
     """Serves until a signal. Raises as ``serve`` does."""
-    asyncio.run(serve(config, health))
+    event_loop.run(serve(config, health))
 
 
 async def serve(config: SsmServiceConfig, health: Health) -> None:

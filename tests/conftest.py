@@ -10,7 +10,7 @@ import importlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import tqdm
 
 from specgrove.kernels import threads
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.serving.event_loop import new_event_loop
 from specgrove.suite import supervisor
 from tests.forked_services import OwnForkers
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
@@ -53,6 +54,12 @@ def pytest_configure(config: pytest.Config) -> None:
         import_share(config.args, config.workerinput)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind `&` in a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)  # unknown to older versions of pytest-asyncio
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """Tests run on the loop that services run on."""
+    return {"as services": new_event_loop}
 
 
 def import_share(arguments: list[str], worker: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 At SIGUSR1 it writes the largest processor time of one turn of the event loop since the last time, in milliseconds, with whose part of
 it was the largest. A turn is all that was ready when the loop looked. It is processor time of the whole process while a turn runs: what
 other processes on the machine do is not in it; all that clients' requests do is, on the loop and in threads that keep the interpreter.
+The loop is asyncio's: turns of uvloop, which routers have otherwise, can't be timed from outside.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from router.__main__ import main
+from specgrove.serving import event_loop
 
 
 def _told(handle: asyncio.Handle) -> str:
@@ -56,6 +58,7 @@ class _Record:
 
 
 def _watch(path: Path) -> None:
+    event_loop.new_event_loop = asyncio.new_event_loop
     record = _Record()
     run_part, run_turn = asyncio.Handle._run, asyncio.BaseEventLoop._run_once  # type: ignore[attr-defined]
 
