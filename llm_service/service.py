@@ -36,6 +36,7 @@ from specgrove.telemetry.metrics.exposition import VllmNames, make_registry
 from specgrove.telemetry.metrics.server import metrics_server
 from specgrove.telemetry.tracing import set_up_tracing
 from specgrove.tokenizer import Tokenizer
+from specgrove.tokenizer.beyond import lacking_ids
 from specgrove.v1 import llm_pb2_grpc
 
 logger = logging.getLogger("llm_service")
@@ -50,11 +51,8 @@ def warn_of_text(model: ServedModel) -> None:
             "no eos_token_id in generation_config.json or config.json, and no eos_token in the tokenizer's files: only stop texts, "
             "stop tokens and max_tokens end an output"
         )
-    if (num_ids := model.tokenizer.num_ids) > model.spec.vocab_size:
-        logger.warning(
-            "the tokenizer has %d token ids and the model %d: texts that need one of the others are refused",
-            num_ids, model.spec.vocab_size,
-        )  # fmt: skip
+    if (lacking := lacking_ids(model.tokenizer, model.spec.vocab_size)) is not None:
+        logger.warning("%s", lacking)
     if (defect := model.tokenizer.chat_template_defect) is not None:
         logger.warning("conversations can't be served: %s", defect)
 

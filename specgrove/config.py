@@ -28,6 +28,7 @@ DEFAULT_MAX_TREE_ROWS = 512
 MIN_NUM_SLOTS = 2
 # What SSM services take.
 MAX_TREE_DEPTH = 32
+MAX_NOISE_WEIGHT = 100.0
 MAX_BEAM_WIDTH = 64
 # SSMs of one request: bits of a node's set of them.
 MAX_NUM_SSMS = 64

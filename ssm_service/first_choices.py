@@ -47,7 +47,11 @@ class FirstChoices:
     def __post_init__(self) -> None:
         if self.floor is None and self.path is not None and self.path.is_file():
             try:
-                self.floor = read_json_object(self.path).number("first_choice_floor")
+                record = read_json_object(self.path)
+                floor = record.number("first_choice_floor")
+                if not 0 <= floor <= 1:
+                    raise record.error("first_choice_floor", "a share from 0 to 1")
+                self.floor = floor
             except (JsonFileError, OSError) as error:
                 logger.warning("SSM %s: its floor of first choices is measured anew: %s", self.name, error)
 

@@ -88,7 +88,10 @@ def read_draft_vocab(folder: Path) -> DraftVocab | None:
         with safe_open(path, framework="pt") as file:
             if _MAP_NAME in file.keys():  # noqa: SIM118
                 ids: torch.Tensor = file.get_tensor(_MAP_NAME)
-                return DraftVocab(ids)
+                try:
+                    return DraftVocab(ids)
+                except ValueError as error:
+                    raise ValueError(f"{path}: {_MAP_NAME}: {error}") from error
     return None
 
 

@@ -116,8 +116,13 @@ class RecycleSsm:
             return
         token_ids, following, counts = found["token_ids"], found["following"], found["counts"]
         shapes = [list(tensor.shape) for tensor in (token_ids, following, counts)]
-        if shapes != [[len(token_ids)], [len(token_ids), NUM_FOLLOWING], [NUM_FOLLOWING + 1]] or not (counts > 0).all():
-            raise ValueError(f"a recycle table doesn't have tensors of the shapes {shapes}")
+        num = token_ids.numel()
+        if shapes != [[num], [num, NUM_FOLLOWING], [NUM_FOLLOWING + 1]]:
+            raise ValueError(f"{file.path}: a recycle table doesn't have tensors of the shapes {shapes}")
+        if not (counts > 0).all() or not (counts <= counts[-1]).all() or counts.isinf().any():
+            raise ValueError(
+                f"{file.path}: a recycle table has numbers above 0 of hits, and at least as many tries, not {counts.tolist()}"
+            )
         *self._num_hits, self._num_tries = counts.tolist()
         for token_id, row in zip(token_ids.tolist(), following.tolist(), strict=True):
             self._take(token_id, [following_id for following_id in row if following_id >= 0])

@@ -11,7 +11,7 @@ import torch
 from specgrove.models.decoder.family import family_of, read_spec
 from specgrove.models.decoder.sharding import Shard
 from specgrove.models.weights.checkpoint import read_weights
-from specgrove.models.weights.opening import check_weights, open_checkpoint
+from specgrove.models.weights.opening import check_weights, naming, open_checkpoint
 from specgrove.program.build import Progress
 from specgrove.program.decoder import Decoder
 from specgrove.program.stores import WeightStore
@@ -29,11 +29,14 @@ def load_decoder(
     store: WeightStore | None = None,
     keep_hidden: Collection[int] = (),
 ) -> Decoder:
-    """Reads a checked model folder layer by layer, only what ``shard`` holds; the rest as for ``Decoder``."""
+    """Reads a checked model folder layer by layer, only what ``shard`` holds; the rest as for ``Decoder``.
+
+    Raises ``UnsupportedModelError`` that names the tensor, also for one that holds NaN or infinity.
+    """
     family, _ = family_of(folder)
     spec = read_spec(folder)
-    with open_checkpoint(folder, dtype) as checkpoint:
+    with naming(folder), open_checkpoint(folder, dtype) as checkpoint:
         if (left_out := check_weights(folder, checkpoint)) is not None:
             logger.info("%s: %s", folder.name, left_out)
-        weights = read_weights(family, checkpoint, spec, shard or Shard.whole(spec))
+        weights = read_weights(family, checkpoint, spec, shard or Shard.whole(spec), dtype)
         return Decoder(spec, weights, dtype, shard, group, store, progress, keep_hidden)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specgrove.config import MAX_BEAM_WIDTH
+from specgrove.config import MAX_BEAM_WIDTH, MAX_NOISE_WEIGHT
 from specgrove.machine.folders import typed_path
 
 # Drafters that come with the package.
@@ -19,7 +19,6 @@ SSM_SYNTAX = (
 )
 _OPTIONS = ("mode", "width", "expansion", "quantization", "noise_weight", "corpus", "store", "name")
 _WITHOUT_WEIGHTS = {"lookup": {"corpus", "store", "name"}, "recycle": {"store", "name"}}
-_MAX_NOISE_WEIGHT = 100.0
 MIN_NUM_CORPUS_TOKENS = 1000
 MAX_NUM_CORPUS_TOKENS = 10_000_000
 
@@ -123,8 +122,8 @@ def _noise_weight(options: Mapping[str, str], text: str) -> float | None:
         weight = float(value)
     except ValueError:
         weight = -1.0
-    if not 0 <= weight <= _MAX_NOISE_WEIGHT:
-        raise ValueError(f"SSM {text!r}: noise_weight must be a number from 0 to {_MAX_NOISE_WEIGHT:g}, got {value!r}")
+    if not 0 <= weight <= MAX_NOISE_WEIGHT:
+        raise ValueError(f"SSM {text!r}: noise_weight must be a number from 0 to {MAX_NOISE_WEIGHT:g}, got {value!r}")
     return weight
 
 

@@ -106,6 +106,11 @@ class Tokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
+    def num_ordinary_ids(self) -> int:
+        """One more than the highest id of a token that ordinary text may have: added ones are left out."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+
+    @property
     def special_token_ids(self) -> frozenset[int]:
         """Those that have no text, unless it is asked for."""
         return self._texts.special_token_ids

@@ -85,8 +85,9 @@ def test_what_is_hardly_ever_right_sets_no_floor(tmp_path: Path) -> None:
     assert not (tmp_path / "ssm.json").exists()
 
 
-def test_a_broken_record_is_measured_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "ssm.json").write_text("{}")
+@pytest.mark.parametrize("content", ["{}", '{"first_choice_floor": 7}', '{"first_choice_floor": -1}'])
+def test_a_broken_record_is_measured_anew(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "ssm.json").write_text(content)
     assert FirstChoices("ssm", None, tmp_path / "ssm.json").floor is None
     assert "measured anew" in caplog.text
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from specgrove.models.planning.ssm_fitting import SsmDemand
 from specgrove.settings.ssm_specs import parse_ssms
 from ssm_service.config import PoolConfig, SsmServiceConfig
-from ssm_service.loading import load_ssm, read_vocabulary
+from ssm_service.loading import load_ssm, read_draft_vocab, read_vocabulary
 from ssm_service.neural import NeuralSsm
 from tests.models.gguf_writing import save_tiny_gguf
 from tests.router.toy_language import VOCAB_SIZE, toy_tokenizer_json
@@ -62,3 +63,17 @@ def test_a_trained_ssm_tells_by_its_configuration(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"specgrove": {"vocab_sha256": "5" * 64}}))
     vocabulary = read_vocabulary(folder)
     assert (vocabulary.sha256, vocabulary.token_checksums) == ("5" * 64, b"")
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (torch.arange(VOCAB_SIZE).float(), "is int32"),
+        (torch.arange(VOCAB_SIZE, dtype=torch.int32)[None], "is int32"),
+        (torch.full((VOCAB_SIZE,), 7, dtype=torch.int32), "once at most"),
+    ],
+)
+def test_a_map_that_is_none_is_told_with_its_file(ids: torch.Tensor, told: str, folder: Path) -> None:
+    save_file({"draft_token_ids": ids}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"model\.safetensors: draft_token_ids: .*{told}"):
+        read_draft_vocab(folder)

@@ -98,6 +98,16 @@ def test_a_table_of_another_shape_is_refused(tmp_path: Path) -> None:
         RecycleSsm("recycle", tmp_path / "table")
 
 
+@pytest.mark.parametrize("counts", [[2.0] * 8 + [1.0], [1.0] * 8 + [torch.inf], [torch.nan] + [1.0] * 8])
+def test_a_table_by_which_more_came_true_than_was_tried_is_refused(counts: list[float], tmp_path: Path) -> None:
+    ssm = RecycleSsm("recycle", tmp_path / "table")
+    assert ssm._file is not None
+    ids = {"token_ids": torch.zeros(2).int(), "following": torch.zeros(2, 8).int()}
+    ssm._file.save({**ids, "counts": torch.tensor(counts, dtype=torch.float64)})
+    with pytest.raises(ValueError, match="table: a recycle table has numbers above 0 of hits"):
+        RecycleSsm("recycle", tmp_path / "table")
+
+
 @pytest.mark.parametrize("error", [SafetensorError("I/O error: No space left on device (os error 28)"), OSError("no")])
 def test_a_table_that_cannot_be_written_is_told_and_the_others_are(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from specgrove.files.json_files import JsonObject
 
 
@@ -16,10 +14,10 @@ def layer_numbers(config: JsonObject, key: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def positive_numbers(config: JsonObject, key: str) -> tuple[float, ...]:
+def numbers_between(config: JsonObject, key: str, least: float, most: float) -> tuple[float, ...]:
     """At least one. Raises ``JsonFileError``."""
     value = config.get(key)
     is_list = isinstance(value, list) and all(type(item) in (int, float) for item in value)
-    if not is_list or not value or not all(0 < item <= sys.float_info.max for item in value):
-        raise config.error(key, "a list of numbers above 0")
+    if not is_list or not value or not all(least <= item <= most for item in value):
+        raise config.error(key, f"a list of numbers from {least:g} to {most:g}")
     return tuple(float(item) for item in value)

@@ -20,11 +20,12 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hidden_state.module import HiddenStateModule
 from specgrove.models.hidden_state.own_folder import check_tensors
 from specgrove.models.hidden_state.program_weights import ModelEnds
-from specgrove.models.hidden_state.published_tensors import PublishedTensors, published_tensors
+from specgrove.models.hidden_state.published_tensors import EMBEDDING, HEAD, PublishedTensors, published_tensors
 from specgrove.models.hidden_state.recognition import hidden_ssm_spec_of, is_own
 from specgrove.models.hidden_state.spec import HiddenSsmSpec
 from specgrove.models.weights.checkpoint import read_weights
-from specgrove.models.weights.opening import open_checkpoint
+from specgrove.models.weights.finite import check_finite
+from specgrove.models.weights.opening import naming, open_checkpoint
 from specgrove.models.weights.safetensors_files import weight_files_of
 
 
@@ -54,14 +55,25 @@ def read_hidden_ssm(folder: Path, llm_folder: Path) -> HiddenSsm:
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in HiddenStateModule(spec).state_dict().items()}
     check_tensors(wanted, dict(tensors), str(folder))
+    own = {HEAD: published.head, EMBEDDING: published.embedding}
+    with naming(folder):
+        for name, tensor in (*tensors.items(), *own.items()):
+            if tensor is not None:
+                _check_numbers(name, tensor)
     return HiddenSsm(spec, tensors, _ends_of(spec, published, llm_folder))
 
 
 def _stored(folder: Path) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for path in weight_files_of(folder).paths:
-        tensors |= load_file(path)
-    return tensors
+    """Each name from the one file that counts. Raises ``ValueError`` where nothing says which does."""
+    files = weight_files_of(folder)
+    in_files = {path.name: load_file(path) for path in files.paths}
+    return {name: in_files[file][name] for name, file in files.located(in_files).items()}
+
+
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise UnsupportedModelError(f"{name} holds {tensor.dtype}, and not floating-point numbers: is it quantised?")
+    check_finite(name, tensor)
 
 
 def _ends_of(spec: HiddenSsmSpec, published: PublishedTensors, llm_folder: Path) -> ModelEnds:
@@ -81,7 +93,7 @@ def _ends_of(spec: HiddenSsmSpec, published: PublishedTensors, llm_folder: Path)
 def _ends_of_llm(folder: Path, *, needs_head: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Embedding and head, which may be one tensor."""
     (family, _), spec = family_of(folder), read_spec(folder)
-    with ExitStack() as opened:
+    with naming(folder), ExitStack() as opened:
         weights = read_weights(family, opened.enter_context(open_checkpoint(folder)), spec, Shard.whole(spec))
         embedding = weights.embedding()
         if embedding.projection is not None:

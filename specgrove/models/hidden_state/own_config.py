@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from specgrove.config import MAX_NOISE_WEIGHT
 from specgrove.files.json_files import JsonObject
 from specgrove.models.decoder.rope_config import rotary_of
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.hidden_state.config_lists import layer_numbers, positive_numbers
+from specgrove.models.hidden_state.config_lists import layer_numbers, numbers_between
 from specgrove.models.hidden_state.spec import Calibration, HiddenSsmSpec
 
 ARCHITECTURE = "SpecGroveHiddenStateSsm"
@@ -20,6 +21,7 @@ _KEYS = frozenset({
     "candidate_rank", "num_candidates", "feeds_normed_state", "norms_each_layer", "has_embedding_residual", "has_fed_back_map",
     "calibration", "first_choice_floor", "vocab_sha256", "quantization_config",
 })  # fmt: skip
+_DEPTH_SCALES = (1e-3, 1e3)  # scores are divided by them, in float32
 _CALIBRATION_KEYS = frozenset({"depth_scales", "noise_weight"})
 
 
@@ -66,9 +68,12 @@ def _refuse_unknown(config: JsonObject, known: frozenset[str]) -> None:
 def _calibration_of(config: JsonObject) -> Calibration:
     _refuse_unknown(config, _CALIBRATION_KEYS)
     fitted = Calibration()
+    noise_weight = config.positive("noise_weight", fitted.noise_weight)
+    if noise_weight > MAX_NOISE_WEIGHT:
+        raise config.error("noise_weight", f"at most {MAX_NOISE_WEIGHT:g}")
     return Calibration(
-        positive_numbers(config, "depth_scales") if config.has("depth_scales") else fitted.depth_scales,
-        config.positive("noise_weight", fitted.noise_weight),
+        numbers_between(config, "depth_scales", *_DEPTH_SCALES) if config.has("depth_scales") else fitted.depth_scales,
+        noise_weight,
     )
 
 

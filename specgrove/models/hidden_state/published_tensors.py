@@ -41,7 +41,15 @@ def published_tensors(
     spec: HiddenSsmSpec, stored: Mapping[str, torch.Tensor], folder: Path
 ) -> tuple[HiddenSsmSpec, PublishedTensors]:
     """The spec with what the tensors tell, and these. Raises ``UnsupportedModelError`` that names the tensor."""
-    named = {_own_name(name, folder): tensor for name, tensor in stored.items()}
+    named: dict[str, torch.Tensor] = {}
+    stored_as: dict[str, str] = {}
+    for name, tensor in stored.items():
+        own = _own_name(name, folder)
+        if (other := stored_as.setdefault(own, name)) != name:
+            raise UnsupportedModelError(
+                f"{folder} has both {other} and {name}, which are one tensor: leave one of them"
+            )
+        named[own] = tensor
     head, embedding = named.pop(HEAD, None), named.pop(EMBEDDING, None)
     offsets, is_drafted = named.pop("d2t", None), named.pop("t2d", None)
     spec = replace(
@@ -93,6 +101,10 @@ def _token_ids_of(
     size = spec.draft_vocab_size
     assert size is not None
     if offsets is not None:
+        if offsets.is_floating_point():  # in 16 bits other ids would come of them, without a word
+            raise UnsupportedModelError(
+                f"{folder}: d2t holds {offsets.dtype}, it should hold whole numbers, as torch.int64"
+            )
         ids = _checked(offsets, "d2t", (size,), folder).long() + torch.arange(size)
     else:
         raise UnsupportedModelError(

@@ -40,12 +40,24 @@ def hidden_ssm_spec_of(folder: Path, llm_folder: Path | None) -> HiddenSsmSpec:
             "--llm-model FOLDER_OR_ID"
         )
     llm, config = read_spec(llm_folder), read_json_object(folder / "config.json")
+    spec = own_spec_of(config) if is_own(folder) else published_spec_of(config, llm)
+    _check_heads(spec, folder)
     if not is_own(folder):
-        return published_spec_of(config, llm)
-    spec = own_spec_of(config)
+        return spec
     if problem := _misfit(spec, llm) or _foreign_vocabulary(spec, llm_folder):
         raise UnsupportedModelError(f"{folder} was not made for {llm_folder.name}: {problem}")
     return spec
+
+
+def _check_heads(spec: HiddenSsmSpec, folder: Path) -> None:
+    if spec.num_heads % spec.num_kv_heads:
+        raise UnsupportedModelError(
+            f"{folder}: {spec.num_heads} query heads are no multiple of {spec.num_kv_heads} key and value heads"
+        )
+    if spec.head_dim % 2:
+        raise UnsupportedModelError(
+            f"{folder}: head_dim is {spec.head_dim}, it should be even: rotary positions turn pairs of numbers"
+        )
 
 
 def _misfit(spec: HiddenSsmSpec, llm: DecoderSpec) -> str | None:

@@ -18,6 +18,7 @@ from specgrove.models.decoder.parameters import LinearWeights, ModelWeights, Nor
 from specgrove.models.decoder.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.weights.finite import check_finite
 from specgrove.models.weights.head_rows import HeadRows
 
 ALL = slice(None)
@@ -68,11 +69,20 @@ class Checkpoint(TensorSource, Protocol):
 class ShardReader:
     """One rank's part of a source. Names of linears are given without ``.weight`` and ``.bias``, all names without ``prefix``.
 
-    Raises ``UnsupportedModelError`` for a tensor whose shape is not what the spec says.
+    Raises ``UnsupportedModelError`` for a tensor whose shape is not what the spec says, and for one with NaN, infinity, or numbers that
+    ``rounded_to`` doesn't have, which weights become.
     """
 
-    def __init__(self, source: TensorSource, spec: DecoderSpec, shard: Shard, prefix: str = "") -> None:
+    def __init__(
+        self,
+        source: TensorSource,
+        spec: DecoderSpec,
+        shard: Shard,
+        prefix: str = "",
+        rounded_to: torch.dtype = torch.float32,
+    ) -> None:
         self._source = source
+        self._rounded_to = rounded_to
         self._spec = spec
         self._shard = shard
         self._prefix = prefix
@@ -98,7 +108,7 @@ class ShardReader:
         """An embedding of positions, of which the first ``offset`` are left out."""
         spec, name = self._spec, f"{self._prefix}{name}.weight"
         self._check(name, (spec.max_position_embeddings + offset, spec.hidden_size))
-        return self._source.tensor(name)[offset:]
+        return self._table(name)[offset:]
 
     def qkv(self, rows: HeadRows) -> LinearWeights:
         """The rank's query, key and value heads."""
@@ -131,7 +141,7 @@ class ShardReader:
         """The rank's rows of an embedding."""
         name = f"{self._prefix}{name}.weight"
         self._check(name, self._vocab_shape())
-        return self._source.tensor(name, self._vocab_rows())
+        return self._table(name, self._vocab_rows())
 
     def vocab_head(self, name: str, tied: str) -> Weight:
         """The rank's rows of the head, which may have a tensor of its own (without ``prefix``) or be the embedding."""
@@ -144,13 +154,13 @@ class ShardReader:
             )
         name = f"{name}.weight" if is_own else f"{self._prefix}{tied}.weight"
         self._check(name, self._vocab_shape())
-        return self._source.weight(name, self._vocab_rows(), ALL)
+        return self._weight(name, self._vocab_rows(), ALL)
 
     def whole(self, name: str, num_outputs: int, num_inputs: int) -> Weight:
         """A linear that every rank holds."""
         name = f"{self._prefix}{name}.weight"
         self._check(name, (num_outputs, num_inputs))
-        return self._source.weight(name, ALL, ALL)
+        return self._weight(name, ALL, ALL)
 
     def _mlp_part(self) -> range:
         return mlp_part(self._spec, self._shard)
@@ -161,19 +171,34 @@ class ShardReader:
     def _vocab_rows(self) -> slice:
         return _slice(vocab_part(self._spec, self._shard), self._spec.vocab_size)
 
+    def _tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
+        tensor = self._source.tensor(name, rows)
+        check_finite(name, tensor)
+        return tensor
+
+    def _table(self, name: str, rows: slice = ALL) -> torch.Tensor:
+        tensor = self._source.tensor(name, rows)
+        check_finite(name, tensor, self._rounded_to)
+        return tensor
+
+    def _weight(self, name: str, rows: slice, columns: slice) -> Weight:
+        weight = self._source.weight(name, rows, columns)
+        check_finite(name, weight, self._rounded_to)
+        return weight
+
     def _vector(self, name: str, size: int) -> torch.Tensor:
         self._check(self._prefix + name, (size,))
-        return self._source.tensor(self._prefix + name)
+        return self._tensor(self._prefix + name)
 
     def _row_parallel(self, name: str, columns: range, num_inputs: int) -> LinearWeights:
         num_outputs, name = self._spec.hidden_size, self._prefix + name
         self._check(f"{name}.weight", (num_outputs, num_inputs))
-        weight = self._source.weight(f"{name}.weight", ALL, _slice(columns, num_inputs))
+        weight = self._weight(f"{name}.weight", ALL, _slice(columns, num_inputs))
         # The ranks' results are added up: one of them brings the bias.
         if self._shard.tensor_rank > 0 or f"{name}.bias" not in self._source:
             return LinearWeights(weight)
         self._check(f"{name}.bias", (num_outputs,))
-        return LinearWeights(weight, self._source.tensor(f"{name}.bias"))
+        return LinearWeights(weight, self._tensor(f"{name}.bias"))
 
     def _stacked(self, parts: Sequence[tuple[str, slice]], nums_outputs: Mapping[str, int]) -> LinearWeights:
         has_bias = any(self.has(name + ".bias") for name, _ in parts)
@@ -181,8 +206,8 @@ class ShardReader:
             self._check(f"{self._prefix}{name}.weight", (num_outputs, self._spec.hidden_size))
             if has_bias:
                 self._check(f"{self._prefix}{name}.bias", (num_outputs,))
-        weights = [self._source.weight(f"{self._prefix}{name}.weight", rows, ALL) for name, rows in parts]
-        biases = [self._source.tensor(f"{self._prefix}{name}.bias", rows) for name, rows in parts] if has_bias else []
+        weights = [self._weight(f"{self._prefix}{name}.weight", rows, ALL) for name, rows in parts]
+        biases = [self._tensor(f"{self._prefix}{name}.bias", rows) for name, rows in parts] if has_bias else []
         return LinearWeights(stack(weights), _joined(biases) if biases else None)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
@@ -194,9 +219,11 @@ class ShardReader:
             )
 
 
-def read_weights(family: Family, source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
-    """A source's tensors under the decoder's names, one rank's part."""
-    return family.weights_of(ShardReader(source, spec, shard, family.NAMES.base), spec)
+def read_weights(
+    family: Family, source: TensorSource, spec: DecoderSpec, shard: Shard, rounded_to: torch.dtype = torch.float32
+) -> ModelWeights:
+    """A source's tensors under the decoder's names, one rank's part. ``rounded_to`` is what those become that are not quantised."""
+    return family.weights_of(ShardReader(source, spec, shard, family.NAMES.base, rounded_to), spec)
 
 
 def stack(weights: Sequence[Weight]) -> Weight:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -40,14 +42,22 @@ def check_weights(folder: Path, checkpoint: Checkpoint) -> str | None:
     family, _ = family_of(folder)
     spec = read_spec(folder)
     try:
-        left_out = check_checkpoint(family, spec, checkpoint)
-        if spec.num_heads % spec.num_kv_heads:
-            raise UnsupportedModelError(
-                f"{spec.num_heads} query heads are no multiple of {spec.num_kv_heads} key and value heads"
-            )
-        return left_out
+        with naming(folder):
+            left_out = check_checkpoint(family, spec, checkpoint)
+            if spec.num_heads % spec.num_kv_heads:
+                raise UnsupportedModelError(
+                    f"{spec.num_heads} query heads are no multiple of {spec.num_kv_heads} key and value heads"
+                )
+            return left_out
+    finally:
+        checkpoint.release()
+
+
+@contextlib.contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """An ``UnsupportedModelError`` from within says which folder it is about."""
+    try:
+        yield
     except UnsupportedModelError as error:
         text = str(error)
         raise UnsupportedModelError(text if text.startswith(str(folder)) else f"{folder}: {text}") from error
-    finally:
-        checkpoint.release()

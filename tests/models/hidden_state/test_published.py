@@ -98,6 +98,8 @@ def test_eagles_own_checkpoints_may_say_the_llms_number_of_layers(llm: Path, tmp
         ("SpecForge", {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 2, 8]}}, "layers of an LLM that has 8"),
         ("SpecForge", {"eagle_config": {"layers": [0]}}, "layers is not known"),
         ("speculators", {"fc_norm": True, "norm_before_fc": True}, "both true"),
+        ("SpecForge", {"num_key_value_heads": 3}, "4 query heads are no multiple of 3"),
+        ("SpecForge", {"head_dim": 11}, "head_dim is 11, it should be even"),
     ],
 )
 def test_what_is_wrong_in_a_configuration_is_named(
@@ -129,6 +131,17 @@ def _drop(name: str) -> Callable[[dict[str, torch.Tensor]], Any]:
         (lambda tensors: tensors["d2t"].zero_(), "d2t and t2d name different"),
         (lambda tensors: tensors["d2t"].fill_(90), "doesn't name 40 of 97"),
         (lambda tensors: tensors.update({"fc.weight": torch.zeros(48, 48)}), r"fc.weight has the shape \[48, 48\]"),
+        (lambda tensors: tensors.update(d2t=tensors["d2t"].bfloat16()), "d2t holds torch.bfloat16"),
+        (
+            lambda tensors: tensors.update({"model.norm.weight": torch.zeros(48)}),
+            "both model.norm.weight and norm.weight",
+        ),
+        (lambda tensors: tensors["fc.weight"][3].fill_(torch.nan), "fc.weight holds NaN or infinity"),
+        (lambda tensors: tensors["lm_head.weight"].fill_(torch.inf), "lm_head.weight holds NaN or infinity"),
+        (
+            lambda tensors: tensors.update({"fc.weight": tensors["fc.weight"].to(torch.int8)}),
+            "fc.weight holds torch.int8",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_tensors_is_named(
@@ -154,3 +167,15 @@ def test_newer_kinds_are_not_taken_for_this_one(tmp_path: Path) -> None:
 def test_the_llm_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="say which LLM it is with --llm-model"):
         hidden_ssm_spec_of(save(tmp_path, "SpecForge"), None)
+
+
+def test_a_name_in_two_files_is_read_from_the_one_that_the_index_names(llm: Path, tmp_path: Path) -> None:
+    folder = save(tmp_path, "SpecForge")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({"norm.weight": torch.zeros(48)}, folder / "b.safetensors")
+    with pytest.raises(ValueError, match=r"both a\.safetensors and b\.safetensors hold norm\.weight"):
+        read_hidden_ssm(folder, llm)
+    index = {"weight_map": dict.fromkeys(tensors, "a.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(read_hidden_ssm(folder, llm).tensors["norm.weight"], tensors["norm.weight"])

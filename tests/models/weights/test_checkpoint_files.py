@@ -262,3 +262,35 @@ def test_wrong_values_of_a_configuration_are_named(changes: dict[str, object], m
     with pytest.raises(JsonFileError, match=r"config\.json: " + message):
         load_decoder(folder, torch.float32)
     assert describe(folder).problem is not None
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
+)
+def test_weights_that_hold_no_numbers_are_told_when_they_are_loaded(name: str, number: float, folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match=rf"model: {name} holds NaN or infinity"):
+        load_decoder(folder, torch.bfloat16)
+
+
+def test_scales_that_are_no_numbers_are_told(folder: Path) -> None:
+    quantize_folder(folder, folder.parent / "int4", 4)
+    tensors = load_file(folder.parent / "int4" / WEIGHTS)
+    name = "model.layers.0.self_attn.k_proj.weight"
+    tensors[f"{name}.mins"].view(-1)[0] = torch.nan
+    save_file(tensors, folder.parent / "int4" / WEIGHTS)
+    with pytest.raises(UnsupportedModelError, match=rf"int4: {name} holds NaN"):
+        load_decoder(folder.parent / "int4", torch.float32)
+
+
+def test_numbers_that_float16_has_not_are_told_where_they_would_be_rounded(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["lm_head.weight"][0, 0] = 1e5
+    tensors["model.norm.weight"][0] = 1e5  # norms stay in float32
+    save_file(tensors, folder / WEIGHTS)
+    load_decoder(folder, torch.bfloat16)
+    with pytest.raises(UnsupportedModelError, match=r"lm_head.weight holds numbers of 1e\+05, more than float16 has"):
+        load_decoder(folder, torch.float16)
