@@ -11,6 +11,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from router.request_ids import CallIds
 from specgrove.telemetry.logs import of_requests
 from specgrove.v1 import router_pb2
 
@@ -20,9 +21,10 @@ logger = logging.getLogger(__name__)
 class RequestLog:
     """Watches one request's answers in ``with``, and logs when the block ends."""
 
-    def __init__(self, request_id: str, num_prompt_tokens: int, arrived_s: float) -> None:
-        """``arrived_s`` is on ``time.monotonic``'s clock."""
+    def __init__(self, request_id: str, num_prompt_tokens: int, arrived_s: float, ids: CallIds | None = None) -> None:
+        """``arrived_s`` is on ``time.monotonic``'s clock; ``ids`` are those of the call that the request is of."""
         self._request_id = request_id
+        self._ids = ids
         self._num_prompt_tokens = num_prompt_tokens
         self._arrived_s = arrived_s
         self._first_token_s: float | None = None
@@ -60,8 +62,12 @@ class RequestLog:
             fields["tokens_per_step"] = round(num_decided / usage.num_verify_steps, 2)
             fields["num_replays"] = usage.num_replays
             words += f", {fields['tokens_per_step']:.2f} tokens per step"
+        words += f", {fields['outcome']}"
+        if self._ids is not None and self._ids.of_client is not None:
+            fields["client_request_id"] = self._ids.of_client
+            words += self._ids.words_of_client
         extra = {"request": fields, **of_requests([self._request_id])}
-        logger.info("%s, %s", words, fields["outcome"], extra=extra)
+        logger.info("%s", words, extra=extra)
 
     def _outcome(self, error: BaseException | None) -> str:
         if isinstance(error, (GeneratorExit, asyncio.CancelledError)):

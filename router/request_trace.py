@@ -30,8 +30,8 @@ def start_span(tracing: Tracing, request: router_pb2.GenerateRequest, model: str
     return tracing.start(f"{operation} {model}", parent, attributes)
 
 
-def parameters(request: router_pb2.GenerateRequest) -> Attributes:
-    """How tokens are to be chosen, as far as the request says it. For requests whose form has been checked."""
+def parameters(request: router_pb2.GenerateRequest, client_id: str | None = None) -> Attributes:
+    """How tokens are to be chosen, as far as the request says it, and the client's id. For requests whose form has been checked."""
     sampling = request.sampling
     found: dict[str, Value] = {
         attribute: getattr(sampling, name)
@@ -42,6 +42,8 @@ def parameters(request: router_pb2.GenerateRequest) -> Attributes:
             else getattr(sampling, name)
         )
     }
+    if client_id is not None:
+        found["specgrove.request.client_id"] = client_id
     if request.max_tokens:
         found["gen_ai.request.max_tokens"] = request.max_tokens
     if request.stop:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-import uuid
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from router.output_messages import OutputMessages
 from router.remote_verifier import RemoteVerifier
 from router.replica_stats import ReplicaStats
 from router.request_counts import RequestCounts
+from router.request_ids import ids_of
 from router.request_log import RequestLog
 from router.served_model import ServedModel
 from router.speculation_counts import SpeculationCounts
@@ -113,12 +113,13 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             model = self.served_model()
             with request_trace.start_span(self._tracing, request, model.name, request_trace.parent_of(context)) as span:
                 client_deadline_s = _deadline_of(context, arrived_s)
-                session_id = uuid.uuid4().hex
+                ids = ids_of(context)
+                session_id = ids.new_session_id()
                 mark_lines(session_id)
                 await self._text_work.turn(request.ByteSize())
                 check_fields(request, model, self._ssms.all_ssms)
                 if span.is_recording:
-                    span.set(request_trace.parameters(request))
+                    span.set(request_trace.parameters(request, ids.of_client))
                 num_tokens = _num_tokens_about(request)
                 async with (
                     self.key_limits.using(ASKING_KEY.get(), num_tokens) as key_use,
@@ -139,7 +140,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     counted.add_prompt(num_prompt_tokens)
                     key_use.read_prompt(num_prompt_tokens)
                     output = OutputMessages(checked, model.tokenizer, arrived_s)
-                    with RequestLog(session_id, num_prompt_tokens, arrived_s) as log:
+                    with RequestLog(session_id, num_prompt_tokens, arrived_s, ids) as log:
                         if (only := await output.of_resumed()) is not None:
                             log.add(only)
                             counted.add(only)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from router.facades.field_names import renaming
 from router.facades.kserve_tensors import INPUT_TYPES, OUTPUT_TYPES, Value, add_outputs, asked_outputs, input_values
 from router.output_messages import FINISH_REASONS
+from router.request_ids import begin_call
 from specgrove.client import wire
 from specgrove.client.wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError
@@ -211,6 +212,8 @@ class KServeServicer(inference_grpc.GRPCInferenceServiceServicer):
     async def _outputs(
         self, request: inference.ModelInferRequest, asked: _Asked, context: Any
     ) -> AsyncGenerator[inference.ModelInferResponse, None]:
+        if request.id:
+            begin_call(request.id)
         output = _Output([asked.echo])
         with renaming(_FIELD_NAMES):
             async with contextlib.aclosing(self._servicer.Generate(asked.request, context)) as responses:

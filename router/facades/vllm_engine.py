@@ -22,6 +22,7 @@ from router.facades.tokenizer_bundle import zip_pieces
 from router.facades.vllm_request import FIELD_NAMES, generate_requests
 from router.merging import merged
 from router.output_messages import FINISH_REASONS
+from router.request_ids import begin_call
 from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
@@ -49,6 +50,8 @@ class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
         """The outputs of one prompt: in pieces where the request streams, and each whole at its end."""
         self._last_received_s = time.time()
         request_id = request.request_id or uuid.uuid4().hex
+        if request.request_id:
+            begin_call(request_id)
         if request_id in self._aborts:
             raise InvalidRequestError.of("request_id", f"{request_id} is being served already")
         with renaming(FIELD_NAMES):

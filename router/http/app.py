@@ -37,6 +37,7 @@ from router.http.long_answers import LongAnswers
 from router.http.outputs import outputs_of
 from router.http.page import ChatPage, PageOrApi, is_api_path
 from router.http.refused import refusals
+from router.http.request_ids import RequestIds
 from router.http.response_counts import ResponseCounting, ResponseCounts
 from router.http.responses.asked import asked_response, chat_tools
 from router.http.responses.bodies import ResponsesBody
@@ -47,6 +48,8 @@ from router.http.trace_headers import TraceHeaders
 from router.http.unforeseen import Unforeseen
 from router.http.usual_paths import UsualPaths
 from router.key_limits import RATE_LIMIT_HEADERS
+from router.request_ids import HEADER as REQUEST_ID
+from router.request_ids import ids_under_way
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
 from specgrove.serving.key_file import ApiKey
@@ -139,10 +142,11 @@ def make_app(
             allow_headers=("*",),
             # Browsers ask so for addresses of one's own network; which pages may ask is said already.
             allow_private_network=True,
-            expose_headers=("retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS),
+            expose_headers=(REQUEST_ID, "retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS),
         )
     app.add_middleware(ResponseCounting, counts=response_counts)
     app.add_middleware(UsualPaths, api_paths=api_paths)
+    app.add_middleware(RequestIds)
     return app
 
 
@@ -269,7 +273,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(SpecGroveError)
     async def ours(request: Request, error: SpecGroveError) -> Response:
         if isinstance(error, InternalError):
-            logger.error("%s %s: %s", request.method, request.url.path, error)
+            words = ids_under_way().words_of_client
+            logger.error("%s %s: %s%s", request.method, request.url.path, error, words)
         return failure_of(error).response()
 
     @app.exception_handler(RequestValidationError)

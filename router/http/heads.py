@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass
 
+from router.request_ids import ids_under_way
 from specgrove.v1 import router_pb2
 
 _NUM_DIGITS = 8
@@ -32,6 +32,6 @@ class Head:
 
 
 def new_head(prefix: str, info: router_pb2.GetModelInfoResponse, numerics_digest: str) -> Head:
-    """For a new answer, with an id of its own."""
+    """For a new answer, with the id that its request has in logs and traces."""
     fingerprint = f"specgrove-{info.version}-{info.dtype}-{numerics_digest[:_NUM_DIGITS]}"
-    return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), info.model, fingerprint)
+    return Head(f"{prefix}-{ids_under_way().ours}", int(time.time()), info.model, fingerprint)

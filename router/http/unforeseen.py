@@ -11,6 +11,7 @@ import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.errors import INTERNAL_FAILURE
+from router.request_ids import ids_under_way
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Unforeseen:
         try:
             await self._app(scope, receive, noting)
         except Exception:
-            logger.exception("%s %r failed", scope.get("method"), scope.get("path"))
+            logger.exception("%s %r failed%s", scope.get("method"), scope.get("path"), ids_under_way().words_of_client)
             if has_begun:
                 raise
             await INTERNAL_FAILURE.response()(scope, receive, send)

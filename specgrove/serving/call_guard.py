@@ -84,22 +84,27 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 request_deserializer=_checked(handler.request_deserializer, counts_fields=self._is_public),
                 response_serializer=handler.response_serializer,
             )
+        # As if requests came in a stream, which is the same on the wire: grpc gives a call that its client closes without a request to
+        # no handler of the other kind, and its client would wait for ever.
         read = self._reader(handler.request_deserializer)
         if handler.response_streaming and not handler.request_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, method, read), response_serializer=handler.response_serializer
             )
         if not handler.request_streaming:
-            return grpc.unary_unary_rpc_method_handler(
+            return grpc.stream_unary_rpc_method_handler(
                 self._unary(handler.unary_unary, method, read), response_serializer=handler.response_serializer
             )
         raise NotImplementedError(f"{method}: no service has client-streaming methods")
 
-    def _reader(self, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Awaitable[Any]]:
-        """Reads a call's request; of strangers' no more at a time than streams can wait for."""
+    def _reader(self, deserialize: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes]], Awaitable[Any]]:
+        """Reads a call's only request; of strangers' no more at a time than streams can wait for."""
         checked, turns = _checked(deserialize), self._turns
 
-        async def read(content: bytes) -> Any:
+        async def read(requests: AsyncIterator[bytes]) -> Any:
+            content = await anext(aiter(requests), None)
+            if content is None:
+                raise InvalidRequestError.of("request", "is missing: the call was closed before a message was sent")
             if turns is not None:
                 await turns.take(_CALL_BYTES + len(content))
             return checked(content)
@@ -110,11 +115,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self,
         behaviour: Callable[[Any, Context], Awaitable[Any]],
         method: str,
-        read: Callable[[bytes], Awaitable[Any]],
+        read: Callable[[AsyncIterator[bytes]], Awaitable[Any]],
     ) -> Callable[..., Awaitable[Any]]:
-        async def call(content: bytes, context: Context) -> Any:
+        async def call(requests: AsyncIterator[bytes], context: Context) -> Any:
             async with self._statuses(context, method):
-                request = await read(content)
+                request = await read(requests)
                 self._check(request)
                 return await behaviour(request, context)
 
@@ -123,9 +128,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
     def _streaming(
         self, behaviour: Callable[[Any, Context], Any], method: str, read: Callable[[Any], Awaitable[Any]]
     ) -> Callable[..., Awaitable[None]]:
-        async def call(content: Any, context: Context) -> None:
+        async def call(requests: Any, context: Context) -> None:
             async with self._statuses(context, method):
-                request = await read(content)
+                request = await read(requests)
                 self._check(request)
                 # Not a generator itself: grpc does not close generators of cancelled calls, this block does.
                 async with contextlib.aclosing(behaviour(request, context)) as responses:

@@ -66,9 +66,9 @@ class NamedKeyGuard(grpc.aio.ServerInterceptor):
 
 
 def _refusal(error: UnauthorizedError) -> grpc.RpcMethodHandler[Any, Any]:
-    """For every kind of method: it answers with a status alone, and the request stays the bytes that it is."""
+    """For every kind of method: it answers with a status alone, and waits for no request."""
 
-    async def refuse(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await abort(context, error)
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_unary_rpc_method_handler(refuse)

@@ -47,6 +47,9 @@ async def test_calls_without_a_right_key_are_refused_before_anything_is_done(
             "bytes": lambda: suite.channel.unary_unary("/specgrove.v1.RouterService/Tokenize")(
                 b"\xff", metadata=metadata
             ),
+            "nothing": lambda: suite.channel.stream_unary("/specgrove.v1.RouterService/Tokenize")(
+                iter(()), metadata=metadata, timeout=LIMIT_S
+            ),
         }
         for call in calls.values():
             with pytest.raises(grpc.aio.AioRpcError) as raised:

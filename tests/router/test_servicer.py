@@ -251,3 +251,11 @@ async def test_the_prompts_progress_comes_before_the_first_token_when_asked_for(
     assert not any(response.num_prompt_tokens_read for response in not_asked)
     assert token_ids_of(asked) == token_ids_of(not_asked)
     assert asked[-1].usage.num_verify_steps > 0
+
+
+async def test_a_stream_that_is_closed_without_a_request_is_refused() -> None:
+    async with toy_suite() as suite:
+        call = suite.channel.stream_stream("/specgrove.v1.RouterService/Generate")(iter(()), timeout=LIMIT_S)
+        with pytest.raises(grpc.aio.AioRpcError, match="request: is missing") as info:
+            await call.read()
+        assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT

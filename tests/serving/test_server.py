@@ -80,6 +80,14 @@ async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel)
     assert [await health_of(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
 
 
+async def test_a_call_that_is_closed_without_a_request_is_answered(channel: grpc.aio.Channel) -> None:
+    ask = channel.stream_unary("/specgrove.v1.SsmService/GetLoad")
+    with pytest.raises(grpc.aio.AioRpcError, match="request: is missing") as info:
+        await ask(iter(()), timeout=LIMIT_S)
+    assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await ask(iter((b"",)), timeout=LIMIT_S) == b""
+
+
 class IncompleteServicer(EchoServicer):
     """Without one method, and with one that is not done."""
 
@@ -132,6 +140,10 @@ async def test_a_defect_is_internal_without_its_traceback(channel: grpc.aio.Chan
     assert "secret" not in str(info.value.details())
 
 
+async def _one_request() -> AsyncIterator[bytes]:
+    yield b""
+
+
 async def test_a_client_that_left_while_it_was_written_to_is_no_defect_of_ours(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -144,7 +156,7 @@ async def test_a_client_that_left_while_it_was_written_to_is_no_defect_of_ours(
 
     guard = CallGuard(write_timeout_s=LIMIT_S)
     handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
-    await guard._guarded(handler, "/of/Test").unary_stream(b"", left)
+    await guard._guarded(handler, "/of/Test").stream_stream(_one_request(), left)
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert not [reading for reading in guard.readings() if reading.value]
 
@@ -161,7 +173,7 @@ async def test_a_response_that_is_too_large_is_a_defect_of_ours(
 
     guard = CallGuard(write_timeout_s=LIMIT_S)
     handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
-    await guard._guarded(handler, "/of/Test").unary_stream(b"", context)
+    await guard._guarded(handler, "/of/Test").stream_stream(_one_request(), context)
     assert "a response of 6 bytes can't be sent: a message may have 3" in caplog.text
     assert [reading.value for reading in guard.readings()] == [{("/of/Test", "INTERNAL"): 1}]
 
