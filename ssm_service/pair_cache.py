@@ -41,9 +41,8 @@ class PairCache(Cache):
 
     first_position: int = 0
     unread: HiddenStates | None = None  # of the SSM's layers: those behind the pairs'
-    last: tuple[HiddenStatePass, int] | DraftedLevels | None = (
-        None  # what the last pair's pass gave and its row there, or its call
-    )
+    # What the last pair's pass gave and its row there, or its call.
+    last: tuple[HiddenStatePass, int] | DraftedLevels | None = None
     state_of: dict[int, StateRow] = field(default_factory=dict)  # by place in nodes, or ROOT
     first_choice: tuple[int, int] | None = None  # of the last draft: its token's position, and its id
     num_tested: int = 0  # first choices that were counted

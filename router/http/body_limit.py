@@ -29,9 +29,8 @@ class BodyLimit:
         if announced.isdecimal() and int(announced) > self._max_num_bytes:
             response = http_failure(413, self._refusal).response()
             if Headers(scope=scope).get("expect", "").lower() == "100-continue":
-                response.headers["connection"] = (
-                    "close"  # the client, curl for one, waits with its body, and need not send it
-                )
+                # The client, curl for one, waits with its body, and need not send it.
+                response.headers["connection"] = "close"
             else:
                 await _read_off(receive)
             await response(scope, receive, send)

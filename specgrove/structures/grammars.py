@@ -34,9 +34,15 @@ _GBNF_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}
 _NUM_ASCII = 128
 # It names options of its own.
 _SAID_OTHERWISE = {
-    "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf": (
+    r"oneOf constraints are not supported\. Enable 'coerce_one_of' option to approximate oneOf with anyOf": (
         "alternatives of oneOf that may both fit are not supported; use anyOf"
-    )
+    ),
+    "Failed to generate regex for integer range: .*": (
+        "minimum and maximum leave no integer between -(2^63 - 1024) and 2^63 - 1024: larger ones can't be followed"
+    ),
+    "Failed to generate regex for float range: .*": (
+        "minimum and maximum leave no number between -10^18 and 10^18: larger ones can't be followed"
+    ),
 }
 
 
@@ -252,6 +258,6 @@ def _escaped(found: re.Match[str]) -> str:
 def _told(error: str) -> str:
     """In one line, without the excerpt that points at the place."""
     for theirs, ours in _SAID_OTHERWISE.items():
-        error = error.replace(theirs, ours)
+        error = re.sub(theirs, ours, error)
     lines = [line.strip() for line in error.partition("\n<")[0].splitlines()]
     return " ".join(line for line in lines if (line and line != "^" and not line[0].isdigit()) or line is lines[0])

@@ -1,7 +1,8 @@
 """JSON schemas as clients' programs write them, in the words that llguidance knows. Used by ``grammars`` and the grammar of calls.
 
 Invariant: what the changed schema allows, the given one allows, too. It is narrower only where bounds are beyond what can be followed,
-and in the order of names that ``propertyNames`` lists. What can't be said otherwise stays, and llguidance refuses it by its name.
+in the order of names that ``propertyNames`` lists, and in that ``uuid4`` and its like, which say nothing in JSON Schema, are ``uuid``.
+What can't be said otherwise stays, and llguidance refuses it by its name.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4"
 # It counts in floats and in 64 bits.
 _MAX_INTEGER = 2**63 - 1024
 _MAX_NUMBER = 10**18
+_MAX_COUNT = 2**32 - 1
 _URI_CHARACTERS = "!#$%&'()*+,-./:;=?@_~"
 _APPLY_MORE = {"$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "additionalProperties"}
 _NOTES = {"title", "description", "default", "examples", "$comment"}
@@ -68,10 +70,13 @@ def _inner(name: str, value: Any, root: Any) -> Any:
 
 
 def _change_counts(made: dict[str, Any]) -> None:
-    """``2.0`` is a whole number in JSON."""
+    """``2.0`` is a whole number in JSON. No output is as long as the largest numbers of other languages' types."""
     for name in _COUNTS:
-        if isinstance(value := made.get(name), float) and value.is_integer():
-            made[name] = int(value)
+        value = made.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = made[name] = int(value)
+        if type(value) is int and value > _MAX_COUNT:
+            made[name] = _MAX_COUNT
 
 
 def _change_bounds(made: dict[str, Any]) -> None:
@@ -83,6 +88,16 @@ def _change_bounds(made: dict[str, Any]) -> None:
         value = made.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and is_beyond * value > most:
             made[name] = is_beyond * most
+    if is_whole:  # it follows no number of more digits than these, and says so of what begins near them and has no end
+        for lower, upper, sign in (("inimum", "aximum", 1), ("aximum", "inimum", -1)):
+            ends = [
+                value for name in (f"m{lower}", f"exclusiveM{lower}") if type(value := made.get(name)) in (int, float)
+            ]
+            if (
+                any(_MAX_NUMBER <= sign * end <= _MAX_INTEGER for end in ends)
+                and not {f"m{upper}", f"exclusiveM{upper}"} & made.keys()
+            ):
+                made[f"m{upper}"] = sign * _MAX_INTEGER
 
 
 def _change_texts(made: dict[str, Any]) -> None:

@@ -119,3 +119,30 @@ def test_an_end_belongs_to_the_last_alternative_of_a_condition_alone() -> None:
 def test_alternatives_that_overlap_are_told_in_words_of_schemas() -> None:
     with pytest.raises(ValueError, match="alternatives of oneOf that may both fit are not supported; use anyOf"):
         check_text(schema({"oneOf": [WHOLE, {"type": "number"}]}))
+
+
+@pytest.mark.parametrize("name", ["maxLength", "minLength", "maxItems", "maxProperties"])
+@pytest.mark.parametrize("count", [2**53 - 1, 2**63 - 1, 2**64, 1e20])
+def test_counts_of_64_bits_are_as_good_as_endless(name: str, count: float) -> None:
+    check_text(schema({name: count}))
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"minimum": 2**61}, {"exclusiveMinimum": 2**62}, {"maximum": -(2**62)}, {"minimum": 10**18, "maximum": 2**80}],
+)
+def test_whole_numbers_near_the_end_of_64_bits_can_be_followed(bounds: dict[str, int]) -> None:
+    check_text(schema({"type": "integer", **bounds}))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"type": "integer", "minimum": 2**64}, r"leave no integer between -\(2\^63 - 1024\) and 2\^63 - 1024"),
+        ({"type": "integer", "maximum": -(2**70)}, "leave no integer between"),
+        ({"type": "number", "minimum": 1e19}, r"leave no number between -10\^18 and 10\^18"),
+    ],
+)
+def test_bounds_beyond_all_that_can_be_followed_are_told_in_words(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_text(schema(given))

@@ -72,7 +72,8 @@ def _response_format(text: object) -> object:
         return None
     if not isinstance(text, Mapping) or {name for name, value in text.items() if value is not None} - set(_OF_TEXT):
         raise InvalidRequestError.of("text", f"must be an object with {' and '.join(_OF_TEXT)}, and nothing else")
-    if not changes_nothing("verbosity", text.get("verbosity") or "medium"):
+    verbosity = text.get("verbosity")
+    if verbosity is not None and not changes_nothing("verbosity", verbosity):
         raise InvalidRequestError.of("text.verbosity", refusals()["verbosity"])
     match text.get("format"):
         case {"type": "json_schema", **keys}:

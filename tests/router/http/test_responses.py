@@ -157,6 +157,8 @@ async def test_what_was_answered_can_be_sent_back(api: AsyncOpenAI) -> None:
         ({"include": ["message.output_text.logprobs"]}, "include", "ask /v1/chat/completions for log-probabilities"),
         ({"reasoning": {"effort": "low", "summary": "auto"}}, "reasoning", "chat_template_kwargs"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "chat_template_kwargs"),
+        ({"text": {"verbosity": ""}}, "text.verbosity", "chat_template_kwargs"),
+        ({"text": {"verbosity": 0}}, "text.verbosity", "chat_template_kwargs"),
         ({"text": {"style": "x"}}, "text", "must be an object with format and verbosity, and nothing else"),
         ({"messages": []}, "messages", "is no field of this endpoint; is input meant?"),
         ({"response_format": {}}, "response_format", "is text meant?"),
