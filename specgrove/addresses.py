@@ -14,7 +14,7 @@ MAX_SOCKET_PATH_BYTES = 107
 # gRPC takes it for the end of an address, in whatever way it is written.
 NOT_IN_SOCKET_PATHS = ","
 _DNS = "dns:"
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(%[^\s\]/]+)?\]|[^\s/:\[\]]+):([0-9]{1,5})")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(%[^\s\]/]+)?\]|[^\s\0-\x1f\x7f/:\[\]]+):([0-9]{1,5})")
 # Ways to name servers that gRPC's clients know besides: https://grpc.github.io/grpc/core/md_doc_naming.html
 _NAMING_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
 

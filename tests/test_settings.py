@@ -102,6 +102,10 @@ def test_a_services_advice_names_the_flags_of_serve() -> None:
         (["--threads", "100000"], "--threads: must be a whole number from 1 to 1024"),
         (["--llm.kv-memory", "2XB"], "--llm.kv-memory: '2XB' is no amount of memory"),
         (["--replica-wait-s", "soon"], "--replica-wait-s: must be a number of seconds"),
+        (
+            ["--replica-wait-s", "1e12"],
+            "--replica-wait-s: must be a number of seconds, 0 or more and below 1000000000, got",
+        ),
         (["--grpc-address", "nowhere"], "HOST:PORT or unix:/path"),
         (["--pipeline-parallel", "2,0"], "--pipeline-parallel: must be a number of stages"),
     ],

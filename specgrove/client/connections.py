@@ -18,8 +18,9 @@ from typing import cast
 import grpc
 
 from specgrove.addresses import checked_target, grpc_target, stays_on_this_machine
+from specgrove.client import forks
 from specgrove.client.texts import named
-from specgrove.errors import SessionClosedError, UnavailableError
+from specgrove.errors import SessionClosedError, SpecGroveError, UnavailableError
 from specgrove.serving.address import client_channel_options
 from specgrove.serving.status import error_from_rpc, is_not_connected
 from specgrove.serving.tls import TlsFiles, channel_credentials
@@ -49,7 +50,8 @@ class Connection:
         if self._closed.is_set():
             raise _closed_error()
         try:
-            yield self._router
+            with forks.of_process.call():
+                yield self._router
             self.was_reached = True
         except grpc.RpcError as error:
             # What plain stubs raise has the methods of AioRpcError, but no type in common with it.
@@ -60,7 +62,7 @@ class Connection:
                 self._renew()
             else:
                 self.was_reached = True
-            raise error_from_rpc(status) from error
+            raise _failure(status) from error
         except ValueError as error:
             # So gRPC says that another thread has closed the channel meanwhile.
             if not self._closed.is_set():
@@ -112,7 +114,7 @@ class AsyncConnection:
         """The stub for one call, in the running loop."""
         if self._is_closed:
             raise _closed_error()
-        self._check_process()
+        forks.of_process.begin_async_call()
         try:
             yield router_pb2_grpc.RouterServiceStub(self._channels_here().current)
             self.was_reached = True
@@ -124,7 +126,7 @@ class AsyncConnection:
                     self._channels_here().renew()
             else:
                 self.was_reached = True
-            raise error_from_rpc(error) from error
+            raise _failure(error) from error
         except asyncio.CancelledError:
             # So calls end, too, whose channel is closed.
             task = asyncio.current_task()
@@ -160,17 +162,6 @@ class AsyncConnection:
             elif loop.is_running():
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(of_loop.close(), loop))
 
-    def _check_process(self) -> None:
-        """gRPC's threads for asyncio are not in a process that was forked: a call there would wait for ever, or end the process."""
-        if not self._channels:
-            self._pid = os.getpid()
-        if os.getpid() != self._pid:
-            raise UnavailableError(
-                "this AsyncClient was used before its process was forked, and can't be used in the new one: use Client, "
-                "or begin the process with multiprocessing's spawn and make the client there",
-                may_retry=False,
-            )
-
     def _channels_here(self) -> _LoopChannels:
         """Loops run in threads of their own, so the dictionary changes in steps that each are whole."""
         loop = asyncio.get_running_loop()
@@ -178,6 +169,8 @@ class AsyncConnection:
         if found is None:
             for ended in [known for known in list(self._channels) if known.is_closed()]:
                 self._channels.pop(ended, None)  # nothing can be done any more with its channels
+            if not self._channels:
+                self._pid = os.getpid()
             found = self._channels[loop] = _LoopChannels(self._target, self._files)
         return found
 
@@ -230,6 +223,13 @@ def _watched(tls: TlsFiles | None) -> WatchedFiles[grpc.ChannelCredentials] | No
     if not isinstance(tls, TlsFiles):
         raise ValueError(f"tls must be TlsFiles, e.g. TlsFiles(ca=Path('ca.pem')), got {named(tls)}")
     return WatchedFiles(tls.paths, lambda: channel_credentials(tls))
+
+
+def _failure(status: grpc.aio.AioRpcError) -> SpecGroveError:
+    details = status.details() or ""
+    if is_not_connected(details) and "WRONG_VERSION_NUMBER" in details:  # how OpenSSL reads what is not encrypted
+        return UnavailableError(f"{details}; the router speaks in clear, leave out tls")
+    return error_from_rpc(status)
 
 
 def _cancelled_error(status: grpc.aio.AioRpcError) -> UnavailableError:

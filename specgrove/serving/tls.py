@@ -14,12 +14,20 @@ import grpc
 class TlsFiles:
     """PEM files of one end. With ``ca`` a server asks its clients for certificates (mTLS), a client trusts only that CA.
 
-    A client without ``ca`` trusts the authorities that gRPC comes with.
+    A client without ``ca`` trusts the authorities that gRPC comes with. Paths may be given as texts. Raises ``ValueError`` for other types.
     """
 
     certificate: Path | None = None
     private_key: Path | None = None
     ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("certificate", "private_key", "ca"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None and not isinstance(value, Path):
+                raise ValueError(f"{name} must be the path of a PEM file, got {type(value).__name__}")
 
     @property
     def paths(self) -> tuple[Path, ...]:

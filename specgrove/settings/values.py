@@ -14,6 +14,8 @@ from specgrove.addresses import (
 )
 from specgrove.machine.folders import typed_path
 
+_MAX_TIME = 1e9  # of any unit
+
 
 def in_words(value: Any) -> str:
     """A value as it is typed."""
@@ -88,8 +90,9 @@ def _time(unit: str, *, is_zero_right: bool) -> Kind:
             value = float(text)
         except ValueError:
             value = -1.0
-        if not (0 <= value < 1e9) or (value == 0 and not is_zero_right):
-            raise ValueError(f"must be {allowed}, got {text!r}")
+        if not (0 <= value < _MAX_TIME) or (value == 0 and not is_zero_right):
+            most = f" and below {_MAX_TIME:.0f}" if value >= _MAX_TIME else ""
+            raise ValueError(f"must be {allowed}{most}, got {text!r}")
         return value
 
     return Kind(read, allowed, {"type": "number", "minimum" if is_zero_right else "exclusiveMinimum": 0})

@@ -17,6 +17,7 @@ import pytest
 
 from specgrove.client import AsyncClient, Client
 from specgrove.client.connections import AsyncConnection
+from specgrove.client.forks import Forks
 from specgrove.client.retries import RetryPolicy
 from specgrove.errors import (
     InternalError,
@@ -73,6 +74,14 @@ async def test_a_client_trusts_the_authority_it_is_given(tls_address: str, certi
     assert await asyncio.to_thread(_complete, tls_address, tls) == "The quick brown fox"
     async with AsyncClient(tls_address, tls=tls) as client:
         assert (await client.complete("hi", timeout_s=LIMIT_S)).text == "The quick brown fox"
+
+
+async def test_a_router_in_clear_is_told_to_a_client_by_tls() -> None:
+    server = server_of(FakeRouter())
+    address = await server.start()
+    with pytest.raises(UnavailableError, match="the router speaks in clear, leave out tls"):
+        await asyncio.to_thread(_complete, address, TlsFiles())
+    await server.stop(0)
 
 
 async def test_a_client_trusts_no_other_server(tls_address: str) -> None:
@@ -229,6 +238,13 @@ async def test_what_is_no_tls_no_api_key_and_no_policy_is_told_at_once(kind: Any
     for tls in (True, "ca.pem"):
         with pytest.raises(ValueError, match="tls must be TlsFiles"):
             kind("host:1", tls=tls)
+    with pytest.raises(ValueError, match="ca must be the path of a PEM file, got bytes"):
+        kind("host:1", tls=TlsFiles(ca=b"ca.pem"))  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        kind("host:1", tls=TlsFiles(ca="not-there.pem"))  # type: ignore[arg-type]
+    for address in ("ho\0st:1", b"host:1"):
+        with pytest.raises(ValueError, match="address must be"):
+            kind(address)
     for token in (5, b"secret", "two words"):
         with pytest.raises(ValueError, match="an API key must be printable ASCII"):
             kind("host:1", api_key=token)
@@ -253,6 +269,7 @@ assert "connect" in asyncio.run(told(client))
 if (child := os.fork()) == 0:
     signal.alarm(int(sys.argv[1]))  # only ends a process that hangs
     print(asyncio.run(told(client)), flush=True)
+    print(asyncio.run(told(unused)), flush=True)
     asyncio.run(closed(client))
     print("closed", flush=True)
     os._exit(0)
@@ -267,9 +284,22 @@ def test_an_async_client_says_so_in_a_forked_process_where_it_would_hang() -> No
         [sys.executable, "-c", _FORKED, str(int(LIMIT_S))], capture_output=True, text=True, check=False
     )
     assert program.returncode == 0, program.stderr
-    told, closed = program.stdout.splitlines()
-    assert "was used before its process was forked" in told
+    *told, closed = program.stdout.splitlines()
+    assert len(told) == 2
+    assert all("an AsyncClient was used before this process was forked" in line for line in told)
     assert closed == "closed"
+
+
+def test_a_client_says_so_in_a_process_that_was_forked_amid_a_call() -> None:
+    """gRPC could not be brought into order there: any call would wait for ever."""
+    forks = Forks()
+    with forks.call():
+        pass
+    forks.forked()
+    with forks.call():  # nothing was under way
+        forks.forked()
+    with pytest.raises(UnavailableError, match="was forked while a call was under way"), forks.call():
+        pytest.fail("it would hang")
 
 
 async def test_channels_that_two_threads_make_at_once_are_both_kept() -> None:
