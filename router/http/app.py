@@ -27,7 +27,7 @@ from router.http.body_limit import BodyLimit
 from router.http.calls import RouterCalls, peer_of
 from router.http.chat import ChatFormat
 from router.http.completions import CompletionFormat
-from router.http.errors import failure_of, http_failure, invalid_body, unreadable_body
+from router.http.errors import failure_of, http_failure, invalid_body, no_such_path, unreadable_body
 from router.http.generate import GenerateAnswer, GenerateBody, GenerateFormat, asked_generate
 from router.http.heads import new_head
 from router.http.informing import informing_endpoints
@@ -117,8 +117,8 @@ def make_app(
     app.include_router(informing_endpoints(calls, version, in_turns))
     if metrics is not None:
         app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
-    _handle_errors(app)
     api_paths = {route.path for route in iter_route_contexts(app.routes) if route.path is not None}
+    _handle_errors(app, api_paths)
     if page is not None:
         app.add_middleware(PageOrApi, page=page, api_paths=api_paths)
     app.add_middleware(TraceHeaders)
@@ -267,7 +267,7 @@ async def _text_of(calls: RouterCalls, prompt: AskedPrompt) -> str:
         return (await calls.detokenize(asked)).text
 
 
-def _handle_errors(app: FastAPI) -> None:
+def _handle_errors(app: FastAPI, api_paths: Collection[str]) -> None:
     """Everything that goes wrong, in one form; what nobody foresaw is ``Unforeseen``'s."""
 
     @app.exception_handler(SpecGroveError)
@@ -286,7 +286,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> Response:
         failure = unreadable_body(error.__cause__) if error.status_code == 400 else None
-        failure = failure or http_failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        detail = no_such_path(request.url.path, api_paths) if error.status_code == 404 else error.detail
+        failure = failure or http_failure(error.status_code, f"{request.method} {request.url.path}: {detail}")
         response = failure.response()
         response.headers.update(error.headers or {})
         return response

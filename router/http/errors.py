@@ -94,6 +94,18 @@ def http_failure(status: int, detail: str) -> Failure:
     return Failure(status, detail, code=code)
 
 
+def no_such_path(path: str, api_paths: Collection[str]) -> str:
+    """What to say of a path that nothing is at. Most often a client's base URL lacks ``/v1``, or has it twice."""
+    bare = path.rstrip("/")
+    meant = [other for other in (f"/v1{bare}", bare.removeprefix("/v1")) if other != bare and other in api_paths]
+    if meant:
+        return f"there is no such endpoint; is {meant[0]} meant? Look at the client's base URL"
+    known = sorted(
+        other for other in api_paths if "{" not in other and not other.startswith("/docs/") and other != "/generate/"
+    )
+    return f"there is no such endpoint; there are {', '.join(known)}"
+
+
 def unreadable_body(cause: BaseException | None) -> Failure | None:
     """For a body that the parser of JSON gave up on; None where that isn't what happened."""
     match cause:

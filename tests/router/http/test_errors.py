@@ -238,6 +238,11 @@ async def test_a_client_that_asks_first_need_not_send_what_is_too_much(suite: To
 
 async def test_unknown_paths_methods_and_models(suite: ToySuite) -> None:
     assert (await ask(suite, "/nope")).error["code"] == "not_found"
+    said = (await ask(suite, "/v1/embeddings", {"input": "x"})).error["message"]
+    assert said.startswith("POST /v1/embeddings: there is no such endpoint; there are /detokenize, /docs, /generate, ")
+    for path in ("/chat/completions", "/v1/v1/chat/completions/"):  # a base URL without its /v1, or with two of them
+        message = (await ask(suite, path, {})).error["message"]
+        assert "no such endpoint; is /v1/chat/completions meant? Look at the client's base URL" in message
     assert (await ask(suite, COMPLETIONS)).status == 405
     reply = await ask(suite, COMPLETIONS, {"prompt": "x", "model": "gpt-5"})
     assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
