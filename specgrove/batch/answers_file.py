@@ -20,8 +20,9 @@ from typing import IO, Any, Self
 
 from specgrove.batch.requests_file import BatchFileError, json_lines
 
-_TOO_MANY_REQUESTS = 429
 _OK = 200
+# Of statuses below 500: a key that is known no more, and no room.
+_NOT_FINAL = (401, 403, 429)
 _ID_PREFIX = "batch_req_"
 _BEGINNING = f'{{"id": "{_ID_PREFIX}'.encode()
 # They come from \ud83d and the like in the file of requests, and are written as that again.
@@ -36,6 +37,8 @@ class BatchAnswer:
     status: int | None = None
     body: dict[str, Any] | None = None
     error: str | None = None
+    request_id: str = ""
+    """By which the router's log has it."""
 
     @property
     def is_good(self) -> bool:
@@ -44,8 +47,8 @@ class BatchAnswer:
 
     @property
     def is_final(self) -> bool:
-        """Whether asking again would bring the same: not where the router had no room, or something broke."""
-        return self.status is not None and self.status < 500 and self.status != _TOO_MANY_REQUESTS
+        """Whether asking again would bring the same: not where the router had no room, took the key for none, or something broke."""
+        return self.status is not None and self.status < 500 and self.status not in _NOT_FINAL
 
     @property
     def problem(self) -> str | None:
@@ -177,7 +180,7 @@ def _check_half_a_line(path: Path) -> None:
 def _line_of(answer: BatchAnswer) -> dict[str, Any]:
     response = None
     if answer.status is not None:
-        response_id = (answer.body or {}).get("id", "")
+        response_id = answer.request_id or (answer.body or {}).get("id", "")
         response = {"status_code": answer.status, "request_id": response_id, "body": answer.body}
     error = None if answer.error is None else {"code": "no_answer", "message": answer.error}
     return {

@@ -95,7 +95,8 @@ class HttpApi:
             body = None
         if not isinstance(body, dict):
             return BatchAnswer(request.custom_id, error=f"status {response.status_code}, with no JSON object")
-        return BatchAnswer(request.custom_id, response.status_code, body)
+        request_id = response.headers.get("x-request-id", "")
+        return BatchAnswer(request.custom_id, response.status_code, body, request_id=request_id)
 
     async def _tried(self, request: BatchRequest) -> tuple[httpx2.Response | None, SpecGroveError | None]:
         """The response, and what is worth another try."""

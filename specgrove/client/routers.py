@@ -33,7 +33,7 @@ def addresses_of(address: Addresses) -> tuple[str, ...]:
     if isinstance(address, str):
         is_one = address.startswith(_SCHEMES_WITH_LISTS) or "," not in address
         found = [address] if is_one else [part.strip() for part in address.split(",")]
-    elif isinstance(address, Iterable) and not isinstance(address, bytes | bytearray):
+    elif isinstance(address, Iterable):
         found = list(address)
     else:
         found = [address]  # type: ignore[unreachable]  # of a wrong type, which the check names

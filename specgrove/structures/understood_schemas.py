@@ -25,6 +25,7 @@ _FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4"
 _MAX_INTEGER = 2**63 - 1024
 _MAX_NUMBER = 10**18
 _MAX_COUNT = 2**32 - 1
+_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _URI_CHARACTERS = "!#$%&'()*+,-./:;=?@_~"
 _APPLY_MORE = {"$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "additionalProperties"}
 _NOTES = {"title", "description", "default", "examples", "$comment"}
@@ -88,16 +89,16 @@ def _change_bounds(made: dict[str, Any]) -> None:
         value = made.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and is_beyond * value > most:
             made[name] = is_beyond * most
-    if is_whole:  # it follows no number of more digits than these, and says so of what begins near them and has no end
-        for lower, upper, sign in (("inimum", "aximum", 1), ("aximum", "inimum", -1)):
-            ends = [
-                value for name in (f"m{lower}", f"exclusiveM{lower}") if type(value := made.get(name)) in (int, float)
-            ]
-            if (
-                any(_MAX_NUMBER <= sign * end <= _MAX_INTEGER for end in ends)
-                and not {f"m{upper}", f"exclusiveM{upper}"} & made.keys()
-            ):
-                made[f"m{upper}"] = sign * _MAX_INTEGER
+    if is_whole:
+        _give_end(made, _LOWER, _UPPER, 1)
+        _give_end(made, _UPPER, _LOWER, -1)
+
+
+def _give_end(made: dict[str, Any], begins: tuple[str, str], ends: tuple[str, str], sign: int) -> None:
+    """Where whole numbers begin that have nearly as many digits as can be followed, they end with those that can be."""
+    values = [value for name in begins if isinstance(value := made.get(name), (int, float))]
+    if not made.keys() & set(ends) and any(_MAX_NUMBER <= sign * value <= _MAX_INTEGER for value in values):
+        made[ends[0]] = sign * _MAX_INTEGER
 
 
 def _change_texts(made: dict[str, Any]) -> None:

@@ -55,6 +55,16 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
         assert [answer.problem for answer in answers.put_in_order()] == ["wrong", None, None, None]
 
 
+def test_what_was_refused_for_its_key_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with AnswersFile(path, IDS) as answers:
+        answers.add(BatchAnswer("a", 401, {"error": {"message": "no such key"}}, request_id="3f0c9a51"))
+        answers.add(BatchAnswer("b", 404, {"error": {"message": "no such model"}}))
+    assert [json.loads(line)["response"]["request_id"] for line in path.read_text().splitlines()] == ["3f0c9a51", ""]
+    with AnswersFile(path, IDS) as answers:
+        assert list(answers.answered) == ["b"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

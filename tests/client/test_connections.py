@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator
@@ -17,7 +15,6 @@ import pytest
 
 from specgrove.client import AsyncClient, Client
 from specgrove.client.connections import AsyncConnection
-from specgrove.client.forks import Forks
 from specgrove.client.retries import RetryPolicy
 from specgrove.errors import (
     InternalError,
@@ -248,58 +245,6 @@ async def test_what_is_no_tls_no_api_key_and_no_policy_is_told_at_once(kind: Any
     for token in (5, b"secret", "two words"):
         with pytest.raises(ValueError, match="an API key must be printable ASCII"):
             kind("host:1", api_key=token)
-
-
-_FORKED = """
-import asyncio, os, signal, sys
-from specgrove.client import AsyncClient
-from specgrove.errors import UnavailableError
-
-async def told(client):
-    try:
-        await client.model_info()
-    except UnavailableError as error:
-        return str(error)
-
-async def closed(client):
-    await client.close()
-
-client, unused = AsyncClient("127.0.0.1:1"), AsyncClient("127.0.0.1:1")
-assert "connect" in asyncio.run(told(client))
-if (child := os.fork()) == 0:
-    signal.alarm(int(sys.argv[1]))  # only ends a process that hangs
-    print(asyncio.run(told(client)), flush=True)
-    print(asyncio.run(told(unused)), flush=True)
-    asyncio.run(closed(client))
-    print("closed", flush=True)
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-assert "connect" in asyncio.run(told(client))
-asyncio.run(closed(client))
-"""
-
-
-def test_an_async_client_says_so_in_a_forked_process_where_it_would_hang() -> None:
-    program = subprocess.run(
-        [sys.executable, "-c", _FORKED, str(int(LIMIT_S))], capture_output=True, text=True, check=False
-    )
-    assert program.returncode == 0, program.stderr
-    *told, closed = program.stdout.splitlines()
-    assert len(told) == 2
-    assert all("an AsyncClient was used before this process was forked" in line for line in told)
-    assert closed == "closed"
-
-
-def test_a_client_says_so_in_a_process_that_was_forked_amid_a_call() -> None:
-    """gRPC could not be brought into order there: any call would wait for ever."""
-    forks = Forks()
-    with forks.call():
-        pass
-    forks.forked()
-    with forks.call():  # nothing was under way
-        forks.forked()
-    with pytest.raises(UnavailableError, match="was forked while a call was under way"), forks.call():
-        pytest.fail("it would hang")
 
 
 async def test_channels_that_two_threads_make_at_once_are_both_kept() -> None:

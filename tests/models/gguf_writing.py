@@ -35,13 +35,19 @@ _GEMMA_NAMES = {
 }
 TOKENS = ["<end>", *(chr(33 + i) for i in range(90)), "ab", "cd", "Ġ", "Ġa", "Ġab", "Ċ"]
 NUM_HEADS, NUM_KV_HEADS, WINDOW = 4, 2, 4
+GEMMAS = ("gemma2", "gemma3")
+GRANITE_FACTORS = {
+    "attention_multiplier": 0.4, "embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 2.5,
+}  # fmt: skip
 
 
 def tiny_model(family: str, **settings: Any) -> Any:
     """A transformers model with random weights, its norms' included."""
     import transformers
 
-    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma3": "Gemma3"}
+    names = {
+        "llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2", "gemma3": "Gemma3", "granite": "Granite",
+    }  # fmt: skip
     text = "Text" if family == "gemma3" else ""
     config_class = getattr(transformers, f"{names[family]}{text}Config")
     of_family: dict[str, Any] = {"tie_word_embeddings": False}
@@ -55,16 +61,26 @@ def tiny_model(family: str, **settings: Any) -> Any:
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             },
         }  # fmt: skip
+    if family == "gemma2":
+        of_family = {
+            "sliding_window": WINDOW, "query_pre_attn_scalar": settings.get("head_dim", 16), "tie_word_embeddings": True,
+            "attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.5,
+        }  # fmt: skip
+    if family == "granite":
+        of_family = GRANITE_FACTORS | {"tie_word_embeddings": True}
     shared = {
         "vocab_size": TINY_VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16,
         "num_attention_heads": NUM_HEADS, "num_key_value_heads": NUM_KV_HEADS, "max_position_embeddings": 256,
         "initializer_range": 0.2, "rms_norm_eps": 1e-6, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": None,
     }  # fmt: skip
     torch.manual_seed(4)
-    model = getattr(transformers, f"{names[family]}ForCausalLM")(config_class(**(shared | of_family | settings)))
+    config = config_class(**(shared | of_family | settings))
+    if family == "gemma2":
+        config._attn_implementation = "eager"  # others leave the caps out
+    model = getattr(transformers, f"{names[family]}ForCausalLM")(config)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            around = 0.0 if family == "gemma3" or "bias" in name else 1.0
+            around = 0.0 if family in GEMMAS or "bias" in name else 1.0
             parameter.data = around + 0.2 * torch.randn_like(parameter)
     return model.eval()
 
@@ -76,7 +92,7 @@ def gguf_name(name: str, family: str) -> str:
         return stems[name.removesuffix(".weight")] + ".weight"
     _, _, index, rest = name.split(".", 3)
     stem, _, suffix = rest.rpartition(".")
-    names = _LAYER_NAMES | (_GEMMA_NAMES if family == "gemma3" else {})
+    names = _LAYER_NAMES | (_GEMMA_NAMES if family in GEMMAS else {})
     return f"blk.{index}.{names[stem]}.{suffix}"
 
 
@@ -126,9 +142,11 @@ def save_tiny_gguf(
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         is_norm = name.endswith("norm.weight")
-        data = tensor.float().numpy() + (1 if is_norm and family == "gemma3" else 0)
+        data = tensor.float().numpy() + (1 if is_norm and family in GEMMAS else 0)
         num_heads = (
-            {"q_proj": NUM_HEADS, "k_proj": NUM_KV_HEADS}.get(name.split(".")[-2]) if family == "llama" else None
+            {"q_proj": NUM_HEADS, "k_proj": NUM_KV_HEADS}.get(name.split(".")[-2])
+            if family in ("llama", "granite")
+            else None
         )
         data = data if num_heads is None else _permuted(data, num_heads)
         stored, value = data, data
@@ -139,7 +157,7 @@ def save_tiny_gguf(
         if gguf_name(name, family) not in without:
             writer.add_tensor(gguf_name(name, family), stored, raw_dtype=None if data.ndim == 1 else qtype)
         value = value if num_heads is None else _unpermuted(value, num_heads)
-        value = value - np.float32(1) if is_norm and family == "gemma3" else value
+        value = value - np.float32(1) if is_norm and family in GEMMAS else value
         values[name] = torch.from_numpy(np.array(value, dtype=np.float32))
     for name, data in (extra or {}).items():
         writer.add_tensor(name, data)
@@ -166,9 +184,18 @@ def _add_metadata(writer: gguf.GGUFWriter, family: str, config: Any, metadata: M
         writer.add_rope_scaling_factor(8.0)
         writer.add_sliding_window(WINDOW)
         writer.add_sliding_window_pattern(2)
+    elif family == "gemma2":
+        writer.add_attn_logit_softcapping(0.7)
+        writer.add_final_logit_softcapping(1.5)
+        writer.add_sliding_window(WINDOW)
     else:
         writer.add_rope_freq_base(10000.0)
         writer.add_rope_dimension_count(config.head_dim)
+    if family == "granite":
+        writer.add_attention_scale(GRANITE_FACTORS["attention_multiplier"])
+        writer.add_embedding_scale(GRANITE_FACTORS["embedding_multiplier"])
+        writer.add_residual_scale(GRANITE_FACTORS["residual_multiplier"])
+        writer.add_logit_scale(GRANITE_FACTORS["logits_scaling"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(TOKENS)

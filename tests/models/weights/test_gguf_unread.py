@@ -45,6 +45,35 @@ def test_values_that_change_nothing_and_windows_are_taken(tmp_path: Path) -> Non
     assert config_of_gguf(GgufFile(tmp_path / "gemma.gguf"))["query_pre_attn_scalar"] == 4.0
 
 
+def _config_of(path: Path, family: str, metadata: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    save_tiny_gguf(path, "F32", family=family, metadata=metadata, **settings)
+    return config_of_gguf(GgufFile(path))
+
+
+def test_what_gemma_2_leaves_out_is_as_in_llama_cpp(tmp_path: Path) -> None:
+    names = ("attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window")
+    config = _config_of(tmp_path / "a.gguf", "gemma2", {f"gemma2.{name}": None for name in names})
+    assert (config["attn_logit_softcapping"], config["final_logit_softcapping"]) == (50.0, 30.0)
+    assert (config["sliding_window"], config["max_position_embeddings"]) == (4096, 256)
+    assert config["layer_types"] == ["sliding_attention", "full_attention"]
+    assert config["query_pre_attn_scalar"] == 16
+    of_27b = {"gemma2.block_count": 46, "gemma2.embedding_length": 96}
+    assert _config_of(tmp_path / "b.gguf", "gemma2", of_27b)["query_pre_attn_scalar"] == 24
+    with pytest.raises(UnsupportedModelError, match="attn_logit_softcapping"):
+        _config_of(tmp_path / "c.gguf", "gemma2", {"gemma2.attn_logit_softcapping": 0.0})
+    with pytest.raises(UnsupportedModelError, match="logit_scale of 2 is not supported"):
+        _config_of(tmp_path / "d.gguf", "gemma2", {"gemma2.logit_scale": 2.0})
+
+
+def test_granites_factors_of_zero_are_none(tmp_path: Path) -> None:
+    zeros = {f"granite.{name}": 0.0 for name in ("attention.scale", "embedding_scale", "residual_scale")}
+    config = _config_of(tmp_path / "a.gguf", "granite", zeros | {"granite.logit_scale": None})
+    names = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
+    assert [config[name] for name in names] == [0.25, 1.0, 1.0, 1.0]
+    with pytest.raises(UnsupportedModelError, match=r"rope\.scaling\.finetuned of false"):
+        _config_of(tmp_path / "b.gguf", "granite", {"granite.rope.scaling.finetuned": False})
+
+
 def test_templates_by_name_and_recommended_sampling_are_kept(tmp_path: Path) -> None:
     metadata = {
         "tokenizer.chat_template": "said {{ messages[0].content }}",

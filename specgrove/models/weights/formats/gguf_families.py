@@ -70,6 +70,8 @@ _FAMILIES = (
         "qwen2", "Qwen2ForCausalLM", "qwen2", _LAYER_NAMES, biases=("attn_q.bias", "attn_k.bias", "attn_v.bias")
     ),
     GgufFamily("qwen3", "Qwen3ForCausalLM", "qwen3", _LAYER_NAMES | _HEAD_NORMS),
+    GgufFamily("granite", "GraniteForCausalLM", "granite", _LAYER_NAMES, has_rotated_pairs=True),
+    GgufFamily("gemma2", "Gemma2ForCausalLM", "gemma2", _LAYER_NAMES | _GEMMA_NORMS, norm_offset=1.0),
     GgufFamily(
         "gemma3", "Gemma3ForCausalLM", "gemma3_text", _LAYER_NAMES | _HEAD_NORMS | _GEMMA_NORMS, norm_offset=1.0
     ),
