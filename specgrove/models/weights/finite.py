@@ -1,7 +1,7 @@
 """Refuses weights that hold NaN, infinity, or numbers too large for the type that they are rounded to, by the tensor's name.
 
-Called when a tensor is read, just before it is packed: outputs would fail at the first request otherwise. It costs a look at each number,
-about a fortieth of the packing.
+Called when a tensor is read, just before it is packed: outputs would fail at the first request otherwise. It costs one sum over its
+numbers, some 5 % of the time that loading takes a processor.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from specgrove.models.errors import UnsupportedModelError
 
 def check_finite(name: str, weight: Weight, rounded_to: torch.dtype = torch.float32) -> None:
     """Raises ``UnsupportedModelError``. ``rounded_to`` is the type that a weight gets which is not quantised. Not for tensors on meta."""
+    is_plain = isinstance(weight, torch.Tensor) and weight.is_floating_point()
+    is_narrowed = is_plain and torch.finfo(weight.dtype).max > torch.finfo(rounded_to).max  # type: ignore[union-attr]
+    # A sum of numbers is one, unless it is too large itself; of 16 bits it takes half as long as bounds.
+    if not is_narrowed and all(math.isfinite(float(numbers.sum())) for numbers in _numbers_of(weight)):
+        return
     bounds = [float(bound) for numbers in _numbers_of(weight) for bound in numbers.aminmax()]  # NaN where one number is
     if not all(map(math.isfinite, bounds)):
         raise UnsupportedModelError(
