@@ -24,15 +24,25 @@ DRAFTED_STYLE = "green"
 VERIFIER_STYLE = ""
 # Of tables that nobody sees: no cell is broken.
 _SCRIPTS_WIDTH = 240
+_USUAL_WIDTH = 80
 _PARTS = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> rich.console.Console:
-    """For all commands: lines are wrapped at words where somebody sees them, and left whole for scripts."""
-    console = rich.console.Console(stderr=stderr, highlight=False, quiet=quiet)
+    """For all commands: lines are wrapped at words where somebody sees them, and left whole for scripts.
+
+    Variables such as ``FORCE_COLOR`` make no terminal of a file, and one of no width is as wide as usual.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    is_seen = stream is not None and stream.isatty()
+    console = rich.console.Console(
+        stderr=stderr, highlight=False, quiet=quiet, force_terminal=None if is_seen else False
+    )
     if not console.is_terminal:
         console.soft_wrap = True
         console.width = _SCRIPTS_WIDTH
+    elif console.width < 1:  # COLUMNS=0
+        console.width = _USUAL_WIDTH
     return console
 
 

@@ -62,7 +62,7 @@ def _places_of(address: str) -> list[tuple[int, int, Any]]:
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # no name could be so
         raise OSError(f"can't listen on {address}: nobody knows the name {host!r}") from error
     return [(family, kind, place) for family, kind, _, _, place in found]
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from specgrove.addresses import next_ports
+from specgrove.addresses import is_unix, next_ports
 from specgrove.errors import NO_TORCH
 from specgrove.kernels.threads import check_isa
 from specgrove.machine.cpus import too_few_for
@@ -67,8 +67,9 @@ def _check_addresses(settings: SuiteSettings) -> None:
     for flag, address in addresses.items():
         if address is None:
             continue
-        # Port 0 is another one each time.
-        if (other := flag_of.setdefault(address, flag)) != flag and not address.endswith(":0"):
+        if not is_unix(address) and int(address.rpartition(":")[2]) == 0:
+            raise ValueError(f"{flag} {address}: nobody would know which port it is; give one from 1 to 65535")
+        if (other := flag_of.setdefault(address, flag)) != flag:
             raise ValueError(f"{other} and {flag} are the same, {address}; give two")
         try:
             check_can_listen(address)

@@ -136,6 +136,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env=os.environ | _own_path(),
             start_new_session=True,
         )
         child.started_s = time.monotonic()
@@ -149,7 +150,7 @@ class Supervisor:
             for line in lines:
                 child.lines.append(line.rstrip("\n"))
                 # Whatever the callback does: a pipe that nobody reads fills up, and blocks the child.
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(BaseException):
                     self._log_line(child.spec.name, line.rstrip("\n"))
 
     def _tend(self, child: _Child) -> None:
@@ -187,6 +188,18 @@ class Supervisor:
                 child.process.wait()
         if child.pump is not None:
             child.pump.join(timeout=1)
+
+
+def _own_path() -> dict[str, str]:
+    """``-m`` looks for modules in the current folder first. Where this process doesn't, the child is told not to.
+
+    Somebody's ``signal.py`` there would be imported instead of Python's, or a clone of this repository instead of what is installed.
+    """
+    try:
+        has_folder = "" in sys.path or os.getcwd() in sys.path  # noqa: PTH109  as Python writes it there
+    except FileNotFoundError:  # it was removed
+        has_folder = False
+    return {} if has_folder else {"PYTHONSAFEPATH": "1"}
 
 
 def _exit_in_words(exit_code: int) -> str:
