@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 
 import pytest
 import rich.console
 
-from specgrove.cli.rendering import TokenPrinter, print_legend, summary_line
+from specgrove.cli.rendering import TokenPrinter, make_console, print_legend, summary_line
 from specgrove.client.output import Chunk, OutputToken, Usage
 
 
@@ -47,6 +48,24 @@ def test_what_has_no_blanks_fills_the_lines(monkeypatch: pytest.MonkeyPatch) -> 
     chunks = [Chunk((OutputToken(0, "人工智能是"),), "人工智能是")]
     shown = terminal_output(monkeypatch, chunks, COLUMNS="6")
     assert shown.split("\n") == ["人工智", "能是", ""]
+
+
+def test_a_terminal_of_no_width_shows_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setattr(sys, "stdout", shown := io.StringIO())
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    make_console().print("a house on the hill")
+    assert shown.getvalue() == "a house on the hill\n"
+
+
+def test_a_file_is_no_terminal_whatever_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of CI do: a text would get lines of 80 characters."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", shown := io.StringIO())
+    printer = TokenPrinter(make_console())
+    printer.write(Chunk((OutputToken(0, text := "a house " * 50, ("demo",)),), text))
+    printer.finish()
+    assert shown.getvalue() == text + "\n"
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

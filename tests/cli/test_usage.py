@@ -70,6 +70,30 @@ def test_the_home_of_a_user_who_is_not_known_is_a_line(
     assert "the home folder of this user is not known" in capsys.readouterr().err
 
 
+def test_a_current_folder_that_was_removed_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "removed").mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert main(["models", "info", "./model"]) == 1
+    assert capsys.readouterr().err.startswith("specgrove: error: the current folder is not there any more")
+
+
+def test_what_a_library_says_of_the_environment_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hub's reads ``HF_HUB_DOWNLOAD_TIMEOUT`` when it is imported."""
+
+    def fail(_: str) -> None:
+        raise ValueError("invalid literal for int() with base 10: 'abc'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("specgrove.cli.importlib.import_module", fail)
+        assert main(["key", "bob"]) == 1
+    assert capsys.readouterr().err == "specgrove: error: invalid literal for int() with base 10: 'abc'\n"
+
+
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "generate text from one prompt" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from unittest.mock import MagicMock
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 
 from specgrove.suite import processes
 from specgrove.suite.processes import Suite, SuiteConfig
@@ -49,6 +51,23 @@ def test_a_router_knows_its_ssms_or_tells_nobody(
 
 def test_nobody_serves_where_nobody_listens(tmp_path: Path) -> None:
     assert not is_serving(f"unix:{tmp_path}/nobody.sock")
+
+
+def test_proxies_are_for_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC would ask the proxy for this machine's own address, and `specgrove serve` would wait for ever."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server = grpc.server(ThreadPoolExecutor(1))
+    (servicer := _Router()).ssms = ("lookup",)
+    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        assert is_serving(address)
+        servicer.ssms = ()
+        assert not knows_ssms(address)  # who does not answer counts as one that knows
+    finally:
+        server.stop(None)
 
 
 def test_a_suite_is_ready_when_its_router_knows_the_ssms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from specgrove.models.planning import fitting, ssm_fitting
 from specgrove.settings import SuiteSettings, rules
 from specgrove.suite import start_checks
 from specgrove.suite.start_checks import check_model, check_settings, check_ssms, crowding_of
+from tests.addresses import free_address
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.waiting import LIMIT_S
@@ -64,6 +65,10 @@ def unknown_folder(model_folder: Path, tmp_path: Path) -> Path:
         (
             {("router", "http-address"): "unix:/x", ("router", "local-address"): "unix:/x"},
             "are the same, unix:/x; give two",
+        ),
+        (
+            {("router", "http-address"): "127.0.0.1:0"},
+            "--http-address 127.0.0.1:0: nobody would know which port it is; give one from 1 to 65535",
         ),
         (
             {("router", "max-requests"): 5, ("router", "max-requests-per-connection"): 6},
@@ -164,7 +169,7 @@ def test_what_the_model_and_the_machine_tell(
     monkeypatch.setattr("specgrove.cli.suites.Suite", None)
     with contextlib.suppress(SystemExit):  # of a value that is wrong by itself
         assert (
-            main(["serve", "--llm", str(model_folder), "--ssm", "none", "--grpc-address", "127.0.0.1:0", *words]) == 1
+            main(["serve", "--llm", str(model_folder), "--ssm", "none", "--grpc-address", free_address(), *words]) == 1
         )
     assert said in capsys.readouterr().err.splitlines()[-1]
 
@@ -206,7 +211,7 @@ def test_services_by_hand_import_no_torch_before_all_is_checked(service: str, fl
 
 
 def test_a_start_that_is_refused_imports_no_torch(model_folder: Path) -> None:
-    words = ["serve", "--llm", str(model_folder), "--grpc-address", "127.0.0.1:0", "--pipeline-parallel", "99"]
+    words = ["serve", "--llm", str(model_folder), "--grpc-address", free_address(), "--pipeline-parallel", "99"]
     program = "import sys; from specgrove.cli import main; code = main(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else code)"
     ended = subprocess.run(
         [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=LIMIT_S, check=False
