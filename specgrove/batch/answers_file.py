@@ -120,7 +120,7 @@ class AnswersFile:
 
 def _checked(path: Path) -> Path:
     """Where the file lies, behind all links: what is put in its place must not come in the place of a link, or of /dev/null."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # pathlib's own way fails where links lead in a circle
     if real.exists() and not real.is_file():
         raise BatchFileError(f"{path} is no file that can hold answers: give a file, which a later run can go on with")
     return real

@@ -5,6 +5,7 @@ Invariant: what comes out is text that a router takes; anything else is a ``Valu
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # Some programs write one before a text in UTF-8, which it is no part of.
 _BYTE_ORDER_MARK = "\ufeff"
+
+
+_SHOWN_LEN = 40
 
 
 def prompt_of(words: list[str]) -> str:
@@ -56,7 +60,7 @@ def checked_prompt(text: str, called: str = "the prompt") -> str:
 
 def as_prompts(texts: Iterable[str], *, is_raw: bool) -> list[Prompt]:
     """Texts to be continued as they are, or questions for the model's chat template. Raises ``ValueError`` for what no router takes."""
-    checked = [checked_prompt(text) for text in texts]
+    checked = [checked_prompt(text, f"the prompt {text[:_SHOWN_LEN]!a}...") for text in texts]
     return list(checked) if is_raw else [[("user", text)] for text in checked]
 
 
@@ -96,6 +100,8 @@ def is_dialogue() -> bool:
 
 
 def _piped_questions() -> Iterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):  # as the prompt of `generate -`, whatever the locale is
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     for number, line in enumerate(sys.stdin):
         yield (line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line).rstrip("\n")
 

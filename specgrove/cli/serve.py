@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from specgrove.addresses import is_unix
+from specgrove.cli.ending import ENDING_SIGNALS
 from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
@@ -48,8 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
             if len(received) > 1:
                 suite.kill()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, on_signal)
+        for number in (signal.SIGINT, *ENDING_SIGNALS):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+                signal.signal(number, on_signal)
         ssms = ", ".join(info.ssms) or "none"
         places = f"gRPC at {suite.address}{_http_place(settings)}{_metrics_place(suite)}"
         console.print(f"serving {info.model} ({info.dtype}), SSMs: {ssms}, {places}; Ctrl-C stops", style="bold")
@@ -87,11 +89,12 @@ def _metrics_place(suite: Suite) -> str:
 
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Until the services run, SIGTERM ends the start as Ctrl-C does. Shells make background jobs ignore SIGINT: this one doesn't."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    """Until the services run, signals end the start. Shells make background jobs ignore SIGINT: this one doesn't."""
+    numbers = (signal.SIGINT, *ENDING_SIGNALS)
+    previous = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -45,7 +45,7 @@ def provide_streams() -> None:
 
 
 def flush_output() -> None:
-    """What is left of the results. Raises ``OSError``, once: after that they are lost, and Python has nothing to complain of at its exit."""
+    """What is left of the results. Raises ``OSError``, once: then they are lost, and Python complains of nothing at its exit."""
     if sys.stdout is None:
         return
     try:

@@ -39,9 +39,9 @@ def lfs_remedy(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises ``JsonFileError``, and ``OSError`` where it can't be read at all."""
-    if is_lfs_pointer(path):
+    data = path.read_bytes()  # once: it may be a pipe
+    if data.startswith(_LFS_PREFIX):
         raise JsonFileError(lfs_remedy(path))
-    data = path.read_bytes()
     if not data.strip():
         raise JsonFileError(f"{path} is empty, it should hold JSON: fetch it again")
     try:

@@ -140,8 +140,8 @@ def parse_ssms(texts: Sequence[str]) -> tuple[SsmSpec, ...]:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"two SSMs are named {', '.join(doubled)}: give one of them another name with ,name=NAME")
-    stores = [spec.store.resolve() for spec in specs if spec.store is not None]
-    if shared := sorted({str(store) for store in stores if stores.count(store) > 1}):
+    stores = [os.path.realpath(spec.store) for spec in specs if spec.store is not None]
+    if shared := sorted({store for store in stores if stores.count(store) > 1}):
         raise ValueError(
             f"two SSMs have the store {', '.join(shared)}: each writes its own file, give one of them another"
         )

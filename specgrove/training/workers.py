@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -20,8 +21,13 @@ def run_all(part: Callable[..., None], parts: Sequence[tuple[object, ...]]) -> N
     """A process for each, until all have ended; they end with this one. Raises ``RuntimeError`` when one failed."""
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work, args=(os.getpid(), part, *arguments), daemon=True) for arguments in parts]
-    for worker in workers:
-        worker.start()
+    # Ctrl-C goes to all processes of a terminal. These leave it to this one, and end with it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for worker in workers:
+            worker.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):

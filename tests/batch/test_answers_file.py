@@ -151,6 +151,9 @@ def test_what_is_no_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     link.symlink_to(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # else who opens it to write would wait
+    (circle := tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="symbolic links"):
+        AnswersFile(circle, IDS)
     for path in (pipe, link, tmp_path):
         with pytest.raises(BatchFileError, match="is no file that can hold answers"):
             AnswersFile(path, IDS)

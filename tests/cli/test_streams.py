@@ -89,6 +89,13 @@ def test_ctrl_c_leaves_no_half_json(
     assert tuple(capsys.readouterr()) == ("", note)
 
 
+def test_questions_are_utf_8_whatever_the_locale_is(fake_router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"caf\xc3\xa9\ncaf\xe9\n"), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", piped)
+    assert main(["chat", "--address", fake_router[1]]) == 1  # for the second one
+    assert [request.chat.messages[-1].content for request in fake_router[0].requests] == ["café"]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [(b"caf\xe9", "the prompt is not UTF-8 text: byte 3 is 0xe9"), (b"x" * (2 << 20), "more than the 1048576 bytes")],

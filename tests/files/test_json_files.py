@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from specgrove.files.json_files import JsonFileError, JsonObject, is_lfs_pointer, read_json_object
+from specgrove.files.json_files import JsonFileError, JsonObject, is_lfs_pointer, read_json_object, read_json_texts
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 
@@ -32,6 +33,15 @@ def test_files_that_are_no_object_are_named(content: bytes, message: str, tmp_pa
         read_json_object(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_is_read_once(tmp_path: Path) -> None:
+    """It may be a pipe: ``--prompts <(jq ...)``."""
+    reading, writing = os.pipe()
+    os.write(writing, b'["one"]')
+    os.close(writing)
+    assert read_json_texts(Path(f"/dev/fd/{reading}")) == ("one",)
+    os.close(reading)
 
 
 def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:

@@ -40,7 +40,11 @@ def test_services_tell_it_before_they_load_anything(
 
 @pytest.mark.parametrize(
     ("address", "reason"),
-    [("192.0.2.1:50051", "it is not an address of this machine"), ("no.such.invalid:1", "nobody knows the name"), ("..:1", "nobody knows the name '..'")],
+    [
+        ("192.0.2.1:50051", "it is not an address of this machine"),
+        ("no.such.invalid:1", "nobody knows the name"),
+        ("..:1", "nobody knows the name '..'"),
+    ],
 )
 def test_what_can_not_be_is_told(address: str, reason: str) -> None:
     with pytest.raises(OSError, match=f"can't listen on {address}: {reason}"):

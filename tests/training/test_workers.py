@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from specgrove.training.workers import run_all
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,6 +33,26 @@ def until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < end_s
         time.sleep(0.02)
+
+
+def test_ctrl_c_is_left_to_the_command_that_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches all processes of a terminal: each would print a traceback."""
+    at_start = []
+
+    class Worker:
+        exitcode = 0
+
+        def start(self) -> None:
+            at_start.append(signal.getsignal(signal.SIGINT))
+
+        def join(self) -> None:
+            at_start.append(signal.getsignal(signal.SIGINT))
+
+    context = SimpleNamespace(Process=lambda **_: Worker())
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+    run_all(wait_here, [()])
+    assert at_start == [signal.SIG_IGN, signal.getsignal(signal.SIGINT)]
+    assert at_start[1] is not signal.SIG_IGN
 
 
 def test_they_end_when_it_is_killed(tmp_path: Path) -> None:

@@ -207,7 +207,9 @@ def fetch_from_hub(model: str, patterns: tuple[str, ...], shipped: Sequence[str]
             raise DiskFullError(
                 f"fetching {model}: the disk ran full in {place}: make room, or set HF_HOME to a folder on another disk"
             ) from error
-        raise ModelNotFoundError(f"{model!r} could not be fetched from the hub: {error}") from error
+        is_nameless = isinstance(error, FileNotFoundError) and error.filename is None  # OpenSSL names no file
+        hint = "; is it the certificates' file that SSL_CERT_FILE names?" if is_nameless else ""
+        raise ModelNotFoundError(f"{model!r} could not be fetched from the hub: {error}{hint}") from error
 
 
 def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import fnmatch
 import hashlib
+import importlib
 import io
 import logging
 import threading
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What the library raises where a transfer fails.
-TRANSFER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HTTPError)
+_http = importlib.import_module(HTTPError.__module__.partition(".")[0])
+# What the library raises where a transfer fails; the last two where variables name a proxy that is none, or one that takes another package.
+TRANSFER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HTTPError, _http.InvalidURL, ImportError)
 _NUM_AT_ONCE = 8  # as the library
 _LOCK_INTERVAL_S = 0.5
 

@@ -115,7 +115,7 @@ def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
     Raises ``ValueError`` if ``target`` exists, ``DiskFullError``.
     """
     check_new(target)
-    target = target.resolve()  # an empty folder may be meant by a link, or as "."
+    target = Path(os.path.realpath(target))  # an empty folder may be meant by a link, or as "."
     is_fixed = target.is_dir() and _must_stay(target)
     parent = target if is_fixed else target.parent
     parent.mkdir(parents=True, exist_ok=True)

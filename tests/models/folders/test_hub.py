@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 from safetensors.numpy import save_file
 
-from specgrove.models.folders import hub
+from specgrove.models.folders import hub, hub_weights
 from specgrove.models.folders.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, check_named, resolve_model
 from specgrove.models.folders.inventory import find_model
 from specgrove.models.folders.model_files import is_gguf_file, name_of
@@ -234,3 +234,16 @@ def test_what_is_not_there_is_told_with_what_comes_with_the_package(
         check_named(model, needs_tokenizer=needs_tokenizer)
     assert said in str(raised.value)
     check_named("owner/demo", needs_tokenizer=False)  # it may be in the hub
+
+
+@pytest.mark.parametrize("kind", [ImportError, hub_weights._http.InvalidURL])
+def test_a_proxy_that_cannot_be_used_is_told(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library finds it in the environment."""
+    failure = kind("Invalid port: 'abc'")
+
+    def snapshot_download(repo_id: str, **options: object) -> str:
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ModelNotFoundError, match=f"could not be fetched from the hub: {failure}"):
+        hub.fetch_from_hub("owner/model", ("*.json",))
