@@ -36,7 +36,12 @@ def provide_home() -> None:
 
 
 def typed_path(text: str | os.PathLike[str]) -> Path:
-    """With ``~`` as the home folder. Raises ``ValueError`` for ``~NAME`` of a user that is not known here."""
+    """With ``~`` as the home folder. Raises ``ValueError`` for ``~NAME`` of a user that is not known here.
+
+    An empty text is no path, but a variable that was not set: it would be the current folder.
+    """
+    if text == "":
+        raise ValueError("a path is empty; write . for the current folder")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -2,13 +2,18 @@
 
 For each component Gradio reads and parses that one's source, and writes a file for editors beside it, at every import
 (https://github.com/gradio-app/gradio/blob/main/gradio/component_meta.py). A page has no use for them.
+
+It also makes an HTTP client at its import, which fails where variables name a proxy that takes another package, such as a SOCKS one. The
+page fetches nothing from other machines, so it is imported without proxies.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -33,9 +38,19 @@ class _StublessFinder(MetaPathFinder):
         return spec
 
 
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 if "gradio" not in sys.modules:
     sys.meta_path.insert(0, _StublessFinder())
 
-import gradio as gr  # noqa: E402
+with _without_proxies():
+    import gradio as gr
 
 __all__ = ["gr"]

@@ -70,6 +70,20 @@ def test_the_home_of_a_user_who_is_not_known_is_a_line(
     assert "the home folder of this user is not known" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["serve", "--cache-dir", ""],
+        ["generate", "hi", "--address", "127.0.0.1:1", "--tls-ca", ""],
+        ["quantize", "m", "--bits", "8", "--out", ""],
+    ],
+)
+def test_a_path_that_is_empty_is_not_the_current_folder(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main(argv)
+    assert "a path is empty" in capsys.readouterr().err
+
+
 def test_a_current_folder_that_was_removed_is_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

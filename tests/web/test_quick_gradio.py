@@ -23,19 +23,26 @@ def component():
 """
 
 
-def test_no_stubs_are_written(tmp_path: Path) -> None:
+def test_no_stubs_are_written_and_no_proxies_are_tried(tmp_path: Path) -> None:
     folder = tmp_path / "gradio"
     folder.mkdir()
-    (folder / "__init__.py").write_text("from gradio.component_meta import component\nmade = component()\n")
+    (folder / "__init__.py").write_text(
+        "import os\nfrom gradio.component_meta import component\n"
+        "made = 'a client of a proxy' if 'ALL_PROXY' in os.environ else component()\n"
+    )
     (folder / "component_meta.py").write_text(COMPONENT_META)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        "ALL_PROXY": "socks5://127.0.0.1:1",
+    }
 
     def made_by(program: str) -> str:
         return subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    assert made_by("from specgrove.web.quick_gradio import gr; print(gr.made)") == "a component\n"
+    program = "import os; from specgrove.web.quick_gradio import gr; print(gr.made, os.environ['ALL_PROXY'])"
+    assert made_by(program) == "a component socks5://127.0.0.1:1\n"
     assert not (folder / "written").exists()
     made_by("import gradio")
     assert (folder / "written").exists()
