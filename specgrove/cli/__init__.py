@@ -1,6 +1,7 @@
 """The ``specgrove`` command: parses, calls one function per command, turns failures into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 and 129 after SIGTERM and SIGHUP. What a command prints as its result goes to stdout, all else to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 and 129 after SIGTERM and SIGHUP. What a command prints as its result goes
+to stdout, all else to stderr.
 """
 
 from __future__ import annotations

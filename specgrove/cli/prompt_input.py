@@ -5,8 +5,11 @@ Invariant: what comes out is text that a router takes; anything else is a ``Valu
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import shlex
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 
 if TYPE_CHECKING:
     import rich.console
+    from prompt_toolkit.history import History
 
     from specgrove.measuring.fitting import Fitting
 
@@ -108,7 +112,6 @@ def _piped_questions() -> Iterator[str]:
 
 def _typed_questions(history: Path) -> Iterator[str]:
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     keys = KeyBindings()
@@ -119,14 +122,8 @@ def _typed_questions(history: Path) -> Iterator[str]:
     def new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    kept: History
-    try:
-        history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = FileHistory(str(history))
-    except OSError:  # a read-only home
-        kept = InMemoryHistory()
     session: PromptSession[str] = PromptSession(
-        "> ", multiline=True, key_bindings=keys, history=kept, prompt_continuation="  "
+        "> ", multiline=True, key_bindings=keys, history=_kept_questions(history), prompt_continuation="  "
     )
     while True:
         try:
@@ -135,6 +132,24 @@ def _typed_questions(history: Path) -> Iterator[str]:
             continue
         except EOFError:
             return
+
+
+def _kept_questions(path: Path) -> History:
+    """In the file, as long as it can be read and written: a full disk or a read-only home costs nobody the conversation."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    class KeptQuestions(FileHistory):
+        def store_string(self, string: str) -> None:
+            with contextlib.suppress(OSError):
+                super().store_string(string)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("a+b") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:
+        is_file = False
+    return KeptQuestions(str(path)) if is_file else InMemoryHistory()
 
 
 def _send(event: object) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.cli import generate, main
+from specgrove.cli.prompt_input import _kept_questions
 from specgrove.client.output import Chunk, OutputToken
 from specgrove.serving.key_file import first_key
 from tests.cli.program import SPECGROVE, typed
@@ -87,6 +89,19 @@ def test_ctrl_c_leaves_no_half_json(
     monkeypatch.setattr(generate, "connected", lambda _, **__: contextlib.nullcontext(StoppedClient()))
     assert main(["generate", "hi", "--json"]) == 130
     assert tuple(capsys.readouterr()) == ("", note)
+
+
+def test_questions_are_kept_where_they_can_be(tmp_path: Path) -> None:
+    kept = _kept_questions(tmp_path / "state" / "questions")
+    kept.store_string("one")
+    assert list(kept.load_history_strings()) == ["one"]
+    shutil.rmtree(tmp_path / "state")
+    kept.store_string("two")
+    (tmp_path / "full").symlink_to("/dev/full")
+    for place in (tmp_path, tmp_path / "full", Path("/proc/x")):
+        kept = _kept_questions(place)
+        kept.store_string("one")
+        assert list(kept.load_history_strings()) == []
 
 
 def test_questions_are_utf_8_whatever_the_locale_is(fake_router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
