@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.history import InMemoryHistory
 
 from specgrove.cli import generate, main
 from specgrove.cli.prompt_input import _kept_questions
@@ -100,8 +101,7 @@ def test_questions_are_kept_where_they_can_be(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     for place in (tmp_path, tmp_path / "full", Path("/proc/x")):
         kept = _kept_questions(place)
-        kept.store_string("one")
-        assert list(kept.load_history_strings()) == []
+        assert isinstance(kept, InMemoryHistory)
 
 
 def test_questions_are_utf_8_whatever_the_locale_is(fake_router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
