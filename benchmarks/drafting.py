@@ -2,6 +2,8 @@
 
     python -m benchmarks.drafting --ssm demo --ssm OTHER_FOLDER --rows 2 8 16 --temperatures 0 0.8 --num-prompts 60
 
+``--merged`` tells what a pool gains on the best of its SSMs at the same number of rows.
+
 Starts the real services once per precision, with trees of a fixed size, and asks the same prompts of each SSM. The figures hardly depend
 on the machine's speed: a verification of 2 rows tells how often the first choice is right. A request's first step, which reads the prompt
 and drafts nothing, is left out. Times are means per step, of so many requests at once.
@@ -40,7 +42,8 @@ class Way:
     """Who drafts, how much, and how the LLM samples."""
 
     precision: str
-    ssm: str
+    ssms: tuple[str, ...]
+    """Whose trees are merged."""
     num_rows: int
     """Of a verification: the tree's nodes and the last committed token."""
     temperature: float
@@ -70,9 +73,9 @@ class Drafting:
         way, num_nodes = self.way, self.num_nodes / max(1, self.num_steps)
         right = " ".join(f"{share:.2f}" for share in self.right_by_depth[:_SHOWN_DEPTHS])
         return (
-            f"{way.precision} {way.ssm} {way.num_rows:2} rows T {way.temperature:g}: {self.tokens_per_verification:.2f} tokens per "
-            f"verification ({self.num_steps} steps of {num_nodes:.1f} nodes), accepted by depth {right}; a step drafts "
-            f"{self.draft_ms:.1f} ms, verifies {self.verify_ms:.1f} ms"
+            f"{way.precision} {' + '.join(way.ssms)} {way.num_rows:2} rows T {way.temperature:g}: "
+            f"{self.tokens_per_verification:.2f} tokens per verification ({self.num_steps} steps of {num_nodes:.1f} nodes), accepted "
+            f"by depth {right}; a step drafts {self.draft_ms:.1f} ms, verifies {self.verify_ms:.1f} ms"
         )
 
 
@@ -100,7 +103,7 @@ def drafting_of(way: Way, usages: Sequence[Usage]) -> Drafting:
 
 async def measured(client: AsyncClient, way: Way, prompts: Sequence[str], max_tokens: int, at_once: int) -> Drafting:
     """All prompts, so many at once."""
-    options = SpeculationOptions(ssms=(way.ssm,), max_num_nodes=way.num_rows - 1)
+    options = SpeculationOptions(ssms=way.ssms, max_num_nodes=way.num_rows - 1)
     places = asyncio.Semaphore(at_once)
 
     async def usage_of(prompt: str) -> Usage:
@@ -124,13 +127,15 @@ async def _run(arguments: argparse.Namespace, folder: Path, ssms: tuple[str, ...
     config = suite_config(folder, ssms, precision)
     limits = ("--tree-policy", "static", "--max-tree-nodes", str(max(arguments.rows) - 1))
     prompts = _prompts(arguments.prompts, arguments.num_prompts)
+    names = [spec.name for spec in parse_ssms(ssms)]
+    pools = [(name,) for name in names] + ([tuple(names)] if arguments.merged and len(names) > 1 else [])
     results = []
     with Suite(replace(config, router_arguments=limits)) as suite:
         async with AsyncClient(suite.address) as client:
             for temperature in arguments.temperatures:
                 for num_rows in arguments.rows:
-                    for spec in parse_ssms(ssms):
-                        way = Way(precision, spec.name, num_rows, temperature)
+                    for pool in pools:
+                        way = Way(precision, pool, num_rows, temperature)
                         found = await measured(client, way, prompts, arguments.max_tokens, arguments.at_once)
                         print(found.line(), flush=True)
                         results.append(found)
@@ -143,6 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--llm", default=DEMO_LLM)
     add("--ssm", action="append", help="as for `specgrove serve`; repeatable: each by itself")
+    add("--merged", action="store_true", help="all SSMs together, too, on trees of as many rows")
     add("--precisions", nargs="+", default=["bfloat16"], choices=("float32", "bfloat16", "int8", "int4"))
     add("--rows", type=int, nargs="+", default=[2, 8, 16], help="of a verification, the last committed token included")
     add("--temperatures", type=float, nargs="+", default=[0.0, 0.8])

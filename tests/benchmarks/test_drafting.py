@@ -25,13 +25,13 @@ def usage(num_output_tokens: int, num_steps: int, drafted: tuple[int, ...], acce
 
 
 def test_the_prompts_steps_are_left_out() -> None:
-    way = Way("bfloat16", "demo", 8, 0.8)
+    way = Way("bfloat16", ("demo", "lookup"), 8, 0.8)
     found = drafting_of(way, [usage(21, 11, (10, 5), (8, 3)), usage(11, 11, (10,), (1,))])
     assert (found.num_tokens, found.num_steps, found.tokens_per_verification) == (30, 20, 1.5)
     assert found.right_by_depth == (0.45, 0.6)
     assert (found.num_nodes, found.draft_ms, found.verify_ms) == (140, 0.4, 4.0)
-    assert "bfloat16 demo  8 rows T 0.8: 1.50 tokens per verification (20 steps of 7.0 nodes)" in found.line()
+    assert "bfloat16 demo + lookup  8 rows T 0.8: 1.50 tokens per verification (20 steps of 7.0 nodes)" in found.line()
 
 
 def test_no_steps_are_no_division() -> None:
-    assert drafting_of(Way("int8", "demo", 2, 0.0), []).tokens_per_verification == 0
+    assert drafting_of(Way("int8", ("demo",), 2, 0.0), []).tokens_per_verification == 0
