@@ -104,7 +104,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def read(requests: AsyncIterator[bytes]) -> Any:
             content = await anext(aiter(requests), None)
             if content is None:
-                raise InvalidRequestError.of("request", "is missing: the call was closed before a message was sent")
+                raise _NoRequestError
             if turns is not None:
                 await turns.take(_CALL_BYTES + len(content))
             return checked(content)
@@ -166,6 +166,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise
         except _ClientGoneError:
             logger.debug("%s: the client is gone", method)
+        except (
+            _NoRequestError
+        ):  # not counted: a client may have closed its call, or cancelled it, and grpc says which only later
+            await abort(context, InvalidRequestError.of("request", "is missing: the call ended before a message came"))
         except SpecGroveError as error:
             logger.log(logging.ERROR if isinstance(error, InternalError) else logging.DEBUG, "%s: %s", method, error)
             await self._abort(context, method, error)
@@ -189,6 +193,10 @@ async def _as_it_is(requests: Any) -> Any:
 
 class _ClientGoneError(Exception):
     """Nobody reads what is written."""
+
+
+class _NoRequestError(Exception):
+    """A call ended before its request came."""
 
 
 class _Undecodable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,8 +62,11 @@ def test_of_strangers_requests_few_are_read_in_a_turn() -> None:
         content = router_pb2.TokenizeRequest(text="x" * num_bytes).SerializeToString()
         turns[:] = [0]
 
+        async def requests() -> AsyncIterator[bytes]:
+            yield content
+
         async def one() -> None:
-            await read(content)
+            await read(requests())
             turns[-1] += 1
 
         reading = [asyncio.ensure_future(one()) for _ in range(40)]

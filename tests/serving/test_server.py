@@ -80,12 +80,16 @@ async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel)
     assert [await health_of(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
 
 
-async def test_a_call_that_is_closed_without_a_request_is_answered(channel: grpc.aio.Channel) -> None:
+async def test_a_call_that_is_closed_without_a_request_is_answered_and_not_counted(
+    server: Server, channel: grpc.aio.Channel
+) -> None:
+    """Its client may as well have cancelled it, which is no error."""
     ask = channel.stream_unary("/specgrove.v1.SsmService/GetLoad")
     with pytest.raises(grpc.aio.AioRpcError, match="request: is missing") as info:
         await ask(iter(()), timeout=LIMIT_S)
     assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert await ask(iter((b"",)), timeout=LIMIT_S) == b""
+    assert not [reading for reading in server._guard.readings() if reading.value]
 
 
 class IncompleteServicer(EchoServicer):

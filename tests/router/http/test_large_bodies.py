@@ -151,7 +151,7 @@ class Gated:
         # FastAPI looks for its types in the module.
         x.__annotations__ |= {"body": Asked, "request": Request}
         self.app.include_router(api)
-        _handle_errors(self.app)
+        _handle_errors(self.app, ())
 
     def _convert(self, name: str) -> None:
         self.converted.append(name)
