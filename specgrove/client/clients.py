@@ -115,7 +115,7 @@ class Client:
         return response.text
 
     def _tried(self, generation: Generation, connection: Connection) -> Generator[Chunk, None, None]:
-        with connection.router() as router:
+        with connection.router(is_stream=True) as router:
             call = router.Generate(generation.request, timeout=generation.begin_try(), metadata=self._metadata)
             try:
                 for response in call:

@@ -45,12 +45,12 @@ class Connection:
         self._router = self._open()
 
     @contextlib.contextmanager
-    def router(self) -> Iterator[router_pb2_grpc.RouterServiceStub]:
+    def router(self, *, is_stream: bool = False) -> Iterator[router_pb2_grpc.RouterServiceStub]:
         """The stub for one call."""
         if self._closed.is_set():
             raise _closed_error()
         try:
-            with forks.of_process.call():
+            with forks.of_process.call(is_stream=is_stream):
                 yield self._router
             self.was_reached = True
         except grpc.RpcError as error:
@@ -114,7 +114,7 @@ class AsyncConnection:
         """The stub for one call, in the running loop."""
         if self._is_closed:
             raise _closed_error()
-        forks.of_process.begin_async_call()
+        forks.of_process.check_async_call()
         try:
             yield router_pb2_grpc.RouterServiceStub(self._channels_here().current)
             self.was_reached = True
@@ -183,6 +183,7 @@ class _LoopChannels:
         self._credentials: grpc.ChannelCredentials | None = None
         self._earlier: list[grpc.aio.Channel] = []
         self.current = self._open()
+        forks.of_process.opened_async(self)
 
     def renew(self) -> None:
         if self._files is not None and self._files.newest() is not self._credentials:
@@ -192,6 +193,7 @@ class _LoopChannels:
     async def close(self) -> None:
         for channel in (*self._earlier, self.current):
             await channel.close()
+        forks.of_process.closed_async(self)
 
     def _open(self) -> grpc.aio.Channel:
         options = client_channel_options()

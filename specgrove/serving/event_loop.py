@@ -6,6 +6,7 @@ A step of decoding goes through a dozen turns of the services' loops. In uvloop 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -21,6 +22,19 @@ _Result = TypeVar("_Result")
 
 
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
-    """As ``asyncio.run``."""
+    """As ``asyncio.run``. For the main thread."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)
+        return runner.run(_with_signals_of_before(main, _wakeup_fd()))
+
+
+async def _with_signals_of_before(main: Coroutine[Any, Any, _Result], wakeup_fd: int) -> _Result:
+    """Whoever waits for signals does so until the loop is given handlers: uvloop takes them as soon as it runs."""
+    if wakeup_fd != -1:
+        signal.set_wakeup_fd(wakeup_fd)
+    return await main
+
+
+def _wakeup_fd() -> int:
+    current = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(current)
+    return current

@@ -40,6 +40,10 @@ asyncio.run(closed(client))
 """
 
 
+class _Channels:
+    """Of a client."""
+
+
 def test_an_async_client_says_so_in_a_forked_process_where_it_would_hang() -> None:
     program = subprocess.run(
         [sys.executable, "-c", _FORKED, str(int(LIMIT_S))], capture_output=True, text=True, check=False
@@ -47,17 +51,33 @@ def test_an_async_client_says_so_in_a_forked_process_where_it_would_hang() -> No
     assert program.returncode == 0, program.stderr
     *told, closed = program.stdout.splitlines()
     assert len(told) == 2
-    assert all("an AsyncClient was used before this process was forked" in line for line in told)
+    assert all("used before this process was forked had not been closed" in line for line in told)
     assert closed == "closed"
 
 
-def test_a_client_says_so_in_a_process_that_was_forked_amid_a_call() -> None:
+def test_an_async_client_may_be_used_in_a_forked_process_where_those_before_were_closed() -> None:
+    forks, channels = Forks(), [_Channels(), _Channels()]
+    for each in channels:
+        forks.opened_async(each)
+    for each in channels:
+        forks.closed_async(each)
+    forks.forked()
+    forks.check_async_call()
+    forks.opened_async(channels[0])
+    forks.forked()
+    with pytest.raises(UnavailableError, match="had not been closed"):
+        forks.check_async_call()
+
+
+def test_a_client_says_so_in_a_process_that_was_forked_amid_a_stream() -> None:
     """gRPC could not be brought into order there: any call would wait for ever."""
     forks = Forks()
-    with forks.call():
+    with forks.call(is_stream=True):
         pass
     forks.forked()
-    with forks.call():  # nothing was under way
+    with forks.call(is_stream=False):
         forks.forked()
-    with pytest.raises(UnavailableError, match="was forked while a call was under way"), forks.call():
+    with forks.call(is_stream=True):  # no stream was under way
+        forks.forked()
+    with pytest.raises(UnavailableError, match="forked while a stream was under way"), forks.call(is_stream=False):
         pytest.fail("it would hang")

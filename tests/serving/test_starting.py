@@ -23,6 +23,18 @@ with ended_by_signals():
     print("loading", flush=True)
     threading.Event().wait()
 """
+_STARTING_IN_LOOP = """
+import threading
+from specgrove.serving import event_loop
+from specgrove.serving.starting import ended_by_signals
+from specgrove.telemetry.logs import set_up_logging
+set_up_logging("service")
+async def serve():
+    print("loading", flush=True)
+    threading.Event().wait()
+with ended_by_signals():
+    event_loop.run(serve())
+"""
 _LLM_SERVICE = """
 import threading
 import llm_service.__main__ as main
@@ -45,10 +57,19 @@ def has_namespaces() -> bool:
     [
         (_STARTING, signal.SIGTERM, False),
         (_STARTING, signal.SIGINT, False),
+        (_STARTING_IN_LOOP, signal.SIGTERM, False),
+        (_STARTING_IN_LOOP, signal.SIGINT, False),
         (_STARTING, signal.SIGINT, True),
         (_LLM_SERVICE, signal.SIGTERM, True),
     ],
-    ids=["SIGTERM", "SIGINT", "SIGINT to process 1", "SIGTERM to the LLM service as process 1"],
+    ids=[
+        "SIGTERM",
+        "SIGINT",
+        "SIGTERM in the loop",
+        "SIGINT in the loop",
+        "SIGINT to process 1",
+        "SIGTERM to the LLM service as process 1",
+    ],
 )
 def test_a_signal_ends_what_loads(program: str, number: signal.Signals, is_process_1: bool, tmp_path: Path) -> None:
     if is_process_1 and not has_namespaces():
