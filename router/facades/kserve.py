@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from router.facades.field_names import renaming
 from router.facades.kserve_tensors import INPUT_TYPES, OUTPUT_TYPES, Value, add_outputs, asked_outputs, input_values
 from router.output_messages import FINISH_REASONS
-from router.request_ids import begin_call
+from router.request_ids import CallIds, begin_call
 from specgrove.client import wire
 from specgrove.client.wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError
@@ -212,7 +212,7 @@ class KServeServicer(inference_grpc.GRPCInferenceServiceServicer):
     async def _outputs(
         self, request: inference.ModelInferRequest, asked: _Asked, context: Any
     ) -> AsyncGenerator[inference.ModelInferResponse, None]:
-        if request.id:
+        if CallIds(request.id).of_client is not None:  # another one leaves that of the metadata
             begin_call(request.id)
         output = _Output([asked.echo])
         with renaming(_FIELD_NAMES):

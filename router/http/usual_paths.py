@@ -14,7 +14,7 @@ from router.http.page import is_api_path
 
 
 class UsualPaths:
-    """Middleware around all others."""
+    """Middleware around all others but ``RequestIds``."""
 
     def __init__(self, app: ASGIApp, *, api_paths: Collection[str]) -> None:
         self._app = app

@@ -57,6 +57,8 @@ def flush_output() -> None:
 
 def drop_output() -> None:
     """What is still to be written to standard output goes nowhere: nobody reads it."""
+    if sys.stdout is None:
+        return
     with contextlib.suppress(OSError, ValueError):  # a stream that is no file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
