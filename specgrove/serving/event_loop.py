@@ -21,17 +21,31 @@ else:
 _Result = TypeVar("_Result")
 
 
+_fd_of_loop = -1  # where uvloop's loop reads signals, as long as another one has them
+
+
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
     """As ``asyncio.run``. For the main thread."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_with_signals_of_before(main, _wakeup_fd()))
 
 
+def take_signals() -> None:
+    """After ``loop.add_signal_handler``: whoever waited for signals before ``run`` does so no longer."""
+    if _fd_of_loop != -1:
+        signal.set_wakeup_fd(_fd_of_loop)
+
+
 async def _with_signals_of_before(main: Coroutine[Any, Any, _Result], wakeup_fd: int) -> _Result:
-    """Whoever waits for signals does so until the loop is given handlers: uvloop takes them as soon as it runs."""
+    """Whoever waits for signals does so until ``take_signals``: uvloop takes them as soon as it runs, asyncio with its first handler."""
+    global _fd_of_loop
     if wakeup_fd != -1:
-        signal.set_wakeup_fd(wakeup_fd)
-    return await main
+        of_loop = signal.set_wakeup_fd(wakeup_fd)
+        _fd_of_loop = of_loop if of_loop != wakeup_fd else -1
+    try:
+        return await main
+    finally:
+        _fd_of_loop = -1
 
 
 def _wakeup_fd() -> int:

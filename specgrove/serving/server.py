@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from specgrove.addresses import checked_address, grpc_target, is_unix, socket_path
+from specgrove.serving import event_loop
 from specgrove.serving.address import MAX_MESSAGE_BYTES, server_options
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.call_guard import CallGuard
@@ -254,6 +255,7 @@ async def _until_signal(server: Server, stopped: Awaitable[object] | None) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    event_loop.take_signals()
     # The one line on stdout: whoever started this process with port 0 reads it, and may end the process at once.
     print(f"listening on {server.address}", flush=True)
     failed: asyncio.Future[object] = loop.create_future() if stopped is None else asyncio.ensure_future(stopped)

@@ -35,6 +35,20 @@ async def serve():
 with ended_by_signals():
     event_loop.run(serve())
 """
+_SERVING = """
+import asyncio, os, signal
+from specgrove.serving import event_loop
+from specgrove.serving.starting import ended_by_signals
+async def serve():
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    event_loop.take_signals()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await told.wait()
+    print("ended in order", flush=True)
+with ended_by_signals():
+    event_loop.run(serve())
+"""
 _LLM_SERVICE = """
 import threading
 import llm_service.__main__ as main
@@ -89,6 +103,13 @@ def test_a_signal_ends_what_loads(program: str, number: signal.Signals, is_proce
     assert process.returncode == 128 + number
     assert f"{number.name} before it serves: ending at once" in said
     assert "Traceback" not in said
+
+
+def test_what_serves_takes_signals_itself() -> None:
+    service = subprocess.run(
+        [sys.executable, "-c", _SERVING], capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
+    assert (service.returncode, service.stdout, service.stderr) == (0, "ended in order\n", "")
 
 
 def child_of(pid: int) -> int:
